@@ -1,0 +1,47 @@
+# Every target sets up .venv with everything first; CI runs `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PYTEST_FLAGS ?= -n auto
+PACKAGES := plans planner runtime tools
+
+.PHONY: help install demo test lint format bench clean
+
+help:
+	@echo "make demo              plan, inspect and execute the sweep of tools/demo"
+	@echo "make test              lint, types, import contract and tests, as CI runs them"
+	@echo "make lint              the same without the tests"
+	@echo "make format            reformat the source"
+	@echo "make bench NAME=...    one benchmark of tools/bench; its last line is a JSON object"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/python -m tools.demo
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	@test -n "$(NAME)" || { echo "make bench NAME=..., one of: $$(ls tools/bench/*.py | xargs -n1 basename -s .py | grep -v '^_' | xargs)" >&2; exit 2; }
+	$(BIN)/python -m tools.bench.$(NAME)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

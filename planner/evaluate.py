@@ -1,0 +1,209 @@
+"""What a schedule is worth: an estimate for the search, and the simulator's word for the choice.
+
+stage      jobs that run together on one device until all their steps are done
+estimate   stage by stage, from the simulated period of its cycle on that device alone
+judge      lists of the decisions, simulated by `plans.simulate`: what the plan will predict
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from planner.lists import ORDERS, draft, layouts_by_job, period_us, phases_of
+from planner.options import Option
+from planner.patterns import Instance
+from planner.rates import split
+from planner.views import JobView
+from plans.durations import ceil_us
+from plans.errors import InfeasibleError
+from plans.facts import Facts
+from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement
+from plans.simulate import simulate
+from plans.workload import Workload
+
+CYCLES = 6
+"""Cycles that are simulated of jobs on one device: enough for a steady period."""
+
+Member = tuple[int, int, int]
+"""(job class, option, steps)."""
+
+
+class Evaluator:
+    """Estimates and judgements of one workload, each made once."""
+
+    def __init__(self, workload: Workload, facts: Facts, cuts: tuple[Cuts, ...], instance: Instance) -> None:
+        self.workload = workload
+        self.facts = facts
+        self.cuts = cuts
+        self.instance = instance
+        self.layouts = layouts_by_job(facts, cuts)
+        self.lines = 0
+        """Lines of lists simulated so far: a measure of effort that is the same on any machine."""
+        self._jobs = {job.name: job for job in workload.jobs}
+        self._copies = {job.job: job.state_copies for job in facts.jobs}
+        self._stages: dict[tuple[int, tuple[Member, ...]], int | None] = {}
+        self._periods: dict[tuple[int, tuple[Member, ...]], int | None] = {}
+        self._cycles: dict[tuple[int, tuple[Member, ...]], int | None] = {}
+        self._judged: dict[Decisions, int | None] = {}
+        self._phases: dict[tuple[Placement, ...], tuple[Phase, ...]] = {}
+
+    # -- estimates ----------------------------------------------------------------------------------
+
+    def stage_us(self, kind: int, members: Sequence[Member]) -> int | None:
+        """Estimated duration of a stage on a device of a kind; None where it does not fit."""
+        key = (kind, tuple(sorted(members)))
+        if key not in self._stages:
+            self._stages[key] = self._stage_us(kind, key[1])
+        return self._stages[key]
+
+    def length(self, phases: Sequence[PhaseDecision]) -> int:
+        """About how many lines the lists of decisions will have."""
+        return sum(
+            rate * 8 * len(self.layouts[placement.job].shards)
+            for phase in phases
+            for _, rates in split([placement.steps for placement in phase.placements])
+            for placement, rate in zip(phase.placements, rates, strict=True)
+        )
+
+    def phases_us(self, phases: Sequence[PhaseDecision]) -> int | None:
+        """Estimated makespan of decisions: the devices run ahead of each other, the host has to keep up."""
+        kinds = {device: k for k, kind in enumerate(self.instance.kinds) for device in kind.devices}
+        classes = {job: j for j, job_class in enumerate(self.instance.classes) for job in job_class.jobs}
+        loads: dict[str, int] = defaultdict(int)
+        host = 0
+        for phase in phases:
+            stages: dict[str, list[Member]] = defaultdict(list)
+            for placement in phase.placements:
+                k, j = kinds[placement.device], classes[placement.job]
+                o = self._number(k, j, placement)
+                stages[placement.device].append((j, o, placement.steps))
+                host += self.option(k, j, o).host_us * placement.steps
+            for device, members in stages.items():
+                time = self.stage_us(kinds[device], members)
+                if time is None:
+                    return None
+                loads[device] += time
+        return max(max(loads.values(), default=0), host // self.instance.workers)
+
+    def _number(self, k: int, j: int, placement: Placement) -> int:
+        for number, option in enumerate(self.instance.classes[j].options[k]):
+            if option.placement(placement.job, placement.device, placement.steps) == placement:
+                return number
+        raise AssertionError("decisions of the search consist of options")
+
+    def _stage_us(self, kind: int, members: tuple[Member, ...]) -> int | None:
+        total = 0
+        for repeat, rates in split([steps for _, _, steps in members]):
+            running = [(j, o, rate) for (j, o, _), rate in zip(members, rates, strict=True) if rate]
+            period = self.period_us(kind, running)
+            if period is None:
+                return None
+            total += repeat * period + self._entry_us(kind, running)
+        return total
+
+    def _entry_us(self, kind: int, members: Iterable[Member]) -> int:
+        """Residents are loaded before the first cell that needs them."""
+        total = 0
+        for view in self._views(kind, members):
+            moved = sum(view.bytes_of(slab, "parameters") for slab in view.resident)
+            moved += sum(view.bytes_of(slab, "optimizer") for slab in view.resident if view.state_on_device(slab))
+            total += ceil_us(moved, view.load_rate)
+        return total
+
+    def period_us(self, kind: int, members: Sequence[Member]) -> int | None:
+        """Estimated duration of a cycle of some jobs with some steps each."""
+        key = (kind, tuple(sorted(members)))
+        if len(key[1]) == 1 and key[1][0][2] == 1:
+            return self.cycle_us(kind, key[1])
+        if key not in self._periods:
+            views = self._views(kind, key[1])
+            device = views[0].device
+            workers = self.workload.cluster.update_workers
+            orders = ORDERS if len(views) > 1 else ORDERS[-1:]
+            self.lines += len(orders) * sum(8 * len(view.layout.shards) * view.placement.steps for view in views)
+            periods = [period_us(device.name, device.budget_bytes, views, order, workers) for order in orders]
+            self._periods[key] = min((each for each in periods if each is not None), default=None)
+        return self._periods[key]
+
+    def cycle_us(self, kind: int, members: Sequence[Member]) -> int | None:
+        """Simulated duration of a cycle of some jobs on one device, arena and all; None where no lists fit."""
+        key = (kind, tuple(sorted(members)))
+        if key not in self._cycles:
+            self._cycles[key] = self._cycle_us(kind, key[1])
+        return self._cycles[key]
+
+    def _cycle_us(self, kind: int, members: tuple[Member, ...]) -> int | None:
+        placements = tuple(view.placement for view in self._views(kind, members))
+        placements = tuple(replace(each, steps=each.steps * CYCLES) for each in placements)
+        names = {each.job: each.steps for each in placements}
+        jobs = tuple(replace(job, steps=names[job.name]) for job in self.workload.jobs if job.name in names)
+        workload = replace(self.workload, jobs=jobs)
+        facts = replace(self.facts, jobs=tuple(each for each in self.facts.jobs if each.job in names))
+        cuts = tuple(each for each in self.cuts if each.job in names)
+        layouts = {job: self.layouts[job] for job in names}
+        try:
+            lists = phases_of(workload, facts, cuts, layouts, placements)
+        except InfeasibleError:
+            return None
+        self.lines += sum(12 * len(each.cycle) for each in lists)
+        decisions = Decisions(cuts=cuts, phases=(PhaseDecision(placements=placements),))
+        simulation = simulate(draft(workload, facts, decisions, lists))
+        return (
+            sum(each.repeat * times.period_us for each, times in zip(lists, simulation.phases, strict=True)) // CYCLES
+        )
+
+    def _views(self, kind: int, members: Iterable[Member]) -> list[JobView]:
+        device = self.instance.kinds[kind].devices[0]
+        views = []
+        taken: dict[int, int] = {}
+        for j, o, steps in members:
+            number = taken[j] = taken.get(j, -1) + 1
+            job = self.instance.classes[j].jobs[number]
+            placement = self.option(kind, j, o).placement(job, device, steps)
+            views.append(
+                JobView(
+                    placement,
+                    self.layouts[job],
+                    self.workload.cluster,
+                    self._jobs[job].microbatches,
+                    self._copies[job],
+                )
+            )
+        return views
+
+    def option(self, kind: int, j: int, o: int) -> Option:
+        return self.instance.classes[j].options[kind][o]
+
+    # -- judgements ---------------------------------------------------------------------------------
+
+    def makespan_us(self, phases: Sequence[PhaseDecision]) -> int | None:
+        """Simulated makespan of the decisions' lists; None where they do not fit."""
+        decisions = Decisions(cuts=self.cuts, phases=tuple(phases))
+        if decisions not in self._judged:
+            self._judged[decisions] = self._judge(decisions)
+        return self._judged[decisions]
+
+    def _judge(self, decisions: Decisions) -> int | None:
+        lists: list[Phase] = []
+        for phase in decisions.phases:
+            if phase.placements not in self._phases:
+                try:
+                    made = phases_of(self.workload, self.facts, self.cuts, self.layouts, phase.placements)
+                except InfeasibleError:
+                    return None
+                self.lines += sum(6 * len(each.cycle) for each in made)
+                self._phases[phase.placements] = made
+            lists += self._phases[phase.placements]
+        self.lines += sum(6 * len(each.cycle) for each in lists)
+        return simulate(draft(self.workload, self.facts, decisions, tuple(lists))).makespan_us
+
+    def why(self, phases: Sequence[PhaseDecision]) -> InfeasibleError | None:
+        """Why decisions do not fit."""
+        try:
+            for phase in phases:
+                phases_of(self.workload, self.facts, self.cuts, self.layouts, phase.placements)
+        except InfeasibleError as error:
+            return error
+        return None

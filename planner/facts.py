@@ -1,0 +1,84 @@
+"""Facts of a traced graph and of its layout under given cuts: sizes, reads and costs of its shards.
+
+Shards of one form are measured once; times follow for every profile from the same counted work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from planner.cost import duration_us
+from planner.frontend.program import ShardedGraph
+from planner.frontend.sharded import shard
+from planner.frontend.traced import TracedGraph
+from planner.segments import value_bytes
+from planner.shard_costs import ShardCost, measure
+from planner.shard_forms import ShardForms
+from plans.facts import CellTimes, Graph, Layout, ShardFacts, SlabFacts
+from plans.workload import Profile
+
+
+def layout_facts(traced: TracedGraph, graph: str, cuts: tuple[int, ...], profiles: Sequence[Profile]) -> Layout:
+    """The graph's shards and slabs under these cuts. Raises TraceError where a cut is not allowed."""
+    sharded = shard(traced, cuts)
+    forms = ShardForms(traced, sharded)
+    costs: dict[str, ShardCost] = {}
+    shards = []
+    for number in range(len(sharded.programs)):
+        form = forms.form(number)
+        if form not in costs:
+            costs[form] = measure(sharded, number, forms.running(number))
+        shards.append(_shard_facts(sharded, number, costs[form], profiles))
+    slabs = tuple(
+        SlabFacts(
+            name=slab.name,
+            readers=slab.readers,
+            parameter_bytes=slab.parameter_bytes,
+            trainable_bytes=slab.trainable_bytes,
+        )
+        for slab in sharded.slabs
+    )
+    return Layout(graph=graph, cuts=cuts, shards=tuple(shards), slabs=slabs)
+
+
+def _shard_facts(sharded: ShardedGraph, number: int, cost: ShardCost, profiles: Sequence[Profile]) -> ShardFacts:
+    memory = cost.memory
+    read = [slab for slab in sharded.slabs if number in slab.readers]
+    return ShardFacts(
+        slabs=tuple(slab.name for slab in sorted(read, key=lambda slab: len(slab.readers) > 1)),
+        reads=sharded.reads[number],
+        gradients_to=sharded.gradients_to[number],
+        gradient_bytes=tuple((slab, bundle.size_bytes) for slab, bundle in sharded.parameter_gradients[number]),
+        activation_bytes=sharded.activations[number].size_bytes,
+        activation_gradient_bytes=sharded.activation_gradients[number].size_bytes,
+        batch_bytes=sharded.batch[number].size_bytes,
+        forward_workspace_bytes=memory.forward_workspace_bytes,
+        backward_workspace_bytes=memory.backward_workspace_bytes,
+        recompute_workspace_bytes=memory.recompute_workspace_bytes,
+        keep_workspace_bytes=memory.keep_workspace_bytes,
+        kept_bytes=memory.kept_bytes,
+        times=tuple(
+            CellTimes(
+                profile=profile.name,
+                forward_us=duration_us(cost.forward, profile),
+                backward_us=duration_us(cost.backward, profile),
+            )
+            for profile in profiles
+        ),
+    )
+
+
+def graph_facts(traced: TracedGraph, name: str) -> Graph:
+    """Facts of a graph that hold whatever its cuts."""
+    nodes = {node.name: node for node in traced.graph.nodes}
+    sizes = {each: value_bytes(nodes[each.node]) for each in traced.placeholders if each.role != "batch"}
+    return Graph(
+        name=name,
+        digest=traced.digest,
+        nodes=len(traced.nodes),
+        cut_positions=traced.cut_positions,
+        parameter_bytes=sum(size for each, size in sizes.items() if each.role == "parameter"),
+        # A model makes a tensor for each name and ties them last (measured: GPT-2's peak is its tensors plus one
+        # more embedding); initialisation works in place.
+        construction_bytes=sum(size * len(each.aliases) for each, size in sizes.items()),
+    )

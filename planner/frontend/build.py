@@ -1,0 +1,86 @@
+"""Build a job's real model on the CPU under its seed, and hand over its tensors by the graph's names.
+
+The traced graph comes from the same code path as the planner's (EXACTNESS.md, rule 1), now on the real model: it
+holds the values of the constants that tracing lifts out of the model's code. Parameters are not copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from planner.frontend.model import MODEL, make_loss
+from planner.frontend.program import BuiltModel
+from planner.frontend.trace import export, named_tensors, naming_model, traced_module
+from planner.frontend.traced import TracedGraph
+from plans.workload import Job
+
+
+def same_graph_cause(job: Job, batch: Mapping[str, Tensor]) -> object:
+    """What a job's graph is made from: jobs with equal causes have equal graphs."""
+    shapes = tuple((name, value.dtype, tuple(value.shape)) for name, value in sorted(batch.items()))
+    return (job.model, job.loss, job.precision, shapes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A graph traced before, with the values of its lifted constants: what jobs of one cause share."""
+
+    graph: TracedGraph
+    constants: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(model: BuiltModel, graph: TracedGraph) -> Known:
+        names = [each.name for each in graph.placeholders if each.role == "constant"]
+        return Known(graph=graph, constants={name: model.tensors[name] for name in names})
+
+
+def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) -> tuple[BuiltModel, TracedGraph]:
+    """The job's initial weights, buffers and constants, and its graph; `batch` is one microbatch.
+
+    `known`: from a job with the same `same_graph_cause`; its graph is taken as this job's, without tracing again.
+    The process-wide random state is left as it was. Raises TraceError and WorkloadError as `trace` does.
+    """
+    with seeded(job.seed), naming_model(job):
+        module = make_loss(job)
+        program = export(job, module, batch) if known is None else None
+    if program is not None:
+        traced = traced_module(job, module, program)
+        constants = {
+            name.removeprefix(MODEL + "."): value
+            for name, value in program.constants.items()
+            if isinstance(value, Tensor)
+        }
+    else:
+        assert known is not None
+        traced = known.graph
+        constants = {name: _attribute(module.model, name, value) for name, value in known.constants.items()}
+    tensors = constants | dict(named_tensors(module.model))
+    return (
+        BuiltModel(
+            tensors={each.name: tensors[each.name].detach() for each in traced.placeholders if each.role != "batch"},
+            unread={name: tensors[name].detach() for name in traced.unread},
+            saved_names=traced.saved_names,
+        ),
+        traced,
+    )
+
+
+def _attribute(model: nn.Module, name: str, known: Tensor) -> Tensor:
+    """A constant that is a plain attribute of the model may depend on the seed: this model's; else the known value."""
+    owner: object = model
+    for part in name.split("."):
+        owner = getattr(owner, part, None)
+    return owner if isinstance(owner, Tensor) else known
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The process-wide CPU generator at a seed, and back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,203 @@
+"""Run an uncut graph on fake tensors: what each node makes, whether it requires grad, what memory it shares.
+
+evaluate            the fake values, into each node's meta
+    _by_form        one run of an operator serves all its calls on equal forms (the equal blocks of a model)
+    _all_at_once    the whole graph in one autograd graph, where in-place operators tie values together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from planner.frontend import keyed
+from planner.frontend.modes import PLAIN, Scoped
+from planner.frontend.operators import mutated_inputs
+from planner.frontend.program import CellKey
+from planner.frontend.traced import Context, Placeholder
+
+_DRAWS = keyed.Draws(CellKey(seed=0, step=0, microbatch=0), (0,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What the uncut graph makes; the values themselves are in the nodes' meta: "val" and "requires_grad"."""
+
+    storages: Mapping[Node, frozenset[int]]
+    """Node -> the storages that its result lies in."""
+    same: Mapping[Node, Node]
+    """Node that returns an input as it is -> that input."""
+
+
+def evaluate(graph: Graph, placeholders: Mapping[str, Placeholder]) -> Evaluation:
+    """Set "val" and "requires_grad" of every node's meta, as in a run of the uncut graph in grad mode."""
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            node.meta["val"] = node.meta["val"].detach()
+            _flag(node, (placeholders[node.name].trainable,))
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    writes = any(True for node in nodes for _ in mutated_inputs(node))
+    with _mode_of(graph), torch.enable_grad():
+        return _all_at_once(graph) if writes else _by_form(graph)
+
+
+def call(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a graph's node makes of arguments, under its modes."""
+    context: Context = node.meta["context"]
+    target: Any = node.target if context == PLAIN else Scoped(_callable(node), context)
+    prefix = (_DRAWS, 0) if node.target in keyed.KEYED else ()
+    return target(*prefix, *args, **kwargs)
+
+
+def mapped(arguments: Any, change: Callable[[Node], Any]) -> Any:
+    """A node's arguments with something else for each node in them."""
+    return map_arg(arguments, change)
+
+
+def tensors_in(value: Any) -> Iterable[Tensor]:
+    """All tensors of a node's result."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_in(each)
+
+
+def _flag(node: Node, flags: tuple[bool, ...]) -> None:
+    """Note which of the node's tensors require grad."""
+    node.meta["flags"] = flags
+    node.meta["requires_grad"] = any(flags)
+
+
+def _callable(node: Node) -> Callable[..., Any]:
+    assert callable(node.target)
+    return node.target
+
+
+def _mode_of(graph: Graph) -> Any:
+    """The fake tensor mode of the graph's placeholders."""
+    return next(node.meta["val"].fake_mode for node in graph.nodes if node.op == "placeholder")
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    return tuple(_map_tensors(each, change) for each in value) if isinstance(value, list | tuple) else value
+
+
+# -- the whole graph ------------------------------------------------------------------------------------
+
+
+def _all_at_once(graph: Graph) -> Evaluation:
+    values: dict[Node, Any] = {}
+    same: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            values[node] = node.meta["val"].detach().requires_grad_(node.meta["requires_grad"])
+        elif node.op == "call_function":
+            args, kwargs = mapped((node.args, node.kwargs), lambda each: values[each])
+            values[node] = call(node, args, kwargs)
+            for each in node.all_input_nodes:
+                if values[each] is values[node]:
+                    same[node] = each
+    # Flags only now: an in-place operator changes those of what it writes to, and of its views.
+    for node, value in values.items():
+        node.meta["val"] = _map_tensors(value, lambda tensor: tensor.detach())
+        _flag(node, tuple(tensor.requires_grad for tensor in tensors_in(value)))
+    storages = {
+        node: frozenset(tensor.untyped_storage()._cdata for tensor in tensors_in(value))
+        for node, value in values.items()
+    }
+    return Evaluation(storages=storages, same=same)
+
+
+# -- operator by operator -------------------------------------------------------------------------------
+
+
+class _Form(NamedTuple):
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+class _Made(NamedTuple):
+    """What an operator makes of inputs of given forms."""
+
+    value: Any
+    """Fake tensors that stand for all results of that form."""
+    flags: tuple[bool, ...]
+    shares: frozenset[int]
+    """Numbers of the inputs whose memory the result shares."""
+    is_input: int | None
+    """Number of the input that it returns as it is."""
+    fresh: bool
+    """Whether part of the result is new memory."""
+
+
+def _by_form(graph: Graph) -> Evaluation:
+    """No node writes, so an operator's result depends on the forms of its inputs alone, not on their history."""
+    numbers = count()
+    known: dict[object, _Made] = {}
+    storages: dict[Node, frozenset[int]] = {}
+    same: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            storages[node] = frozenset({next(numbers)})
+        elif node.op == "call_function":
+            inputs = node.all_input_nodes
+            key = _key(node, inputs)
+            made = known.get(key)
+            if made is None:
+                made = known[key] = _make(node, inputs)
+            node.meta["val"] = made.value
+            _flag(node, made.flags)
+            shared = frozenset(each for number in made.shares for each in storages[inputs[number]])
+            storages[node] = shared | ({next(numbers)} if made.fresh else frozenset())
+            if made.is_input is not None:
+                same[node] = inputs[made.is_input]
+    return Evaluation(storages=storages, same=same)
+
+
+def _key(node: Node, inputs: list[Node]) -> object:
+    position = {each: number for number, each in enumerate(inputs)}
+    args = mapped((node.args, node.kwargs), lambda each: _Input(position[each]))
+    forms = tuple(repr(_map_tensors(each.meta["val"], _form)) + str(each.meta["flags"]) for each in inputs)
+    return (node.target, repr(args), node.meta["context"], forms)
+
+
+class _Input(NamedTuple):
+    number: int
+
+
+def _form(tensor: Tensor) -> _Form:
+    return _Form(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, tensor.device)
+
+
+def _make(node: Node, inputs: list[Node]) -> _Made:
+    given = {each: _stand_in(each) for each in inputs}
+    args, kwargs = mapped((node.args, node.kwargs), lambda each: given[each])
+    value = call(node, args, kwargs)
+    made = {tensor.untyped_storage()._cdata for tensor in tensors_in(value)}
+    memory = [{tensor.untyped_storage()._cdata for tensor in tensors_in(given[each])} for each in inputs]
+    return _Made(
+        value=_map_tensors(value, lambda tensor: tensor.detach()),
+        flags=tuple(tensor.requires_grad for tensor in tensors_in(value)),
+        shares=frozenset(number for number, each in enumerate(memory) if each & made),
+        is_input=next((number for number, each in enumerate(inputs) if given[each] is value), None),
+        fresh=bool(made.difference(*memory)),
+    )
+
+
+def _stand_in(node: Node) -> Any:
+    """Fresh leaves of the forms and flags of what the node makes."""
+    flags = iter(node.meta["flags"])
+    return _map_tensors(node.meta["val"], lambda tensor: tensor.detach().requires_grad_(next(flags)))

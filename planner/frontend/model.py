@@ -1,0 +1,94 @@
+"""A job's model and its loss, as one module from a batch to a scalar.
+
+transformers:GPT2LMHeadModel          configuration values as arguments: Class(Class.config_class(**arguments))
+mylab.models:small_gpt                called with the arguments; returns a module
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from planner.frontend.imports import load
+from plans.errors import WorkloadError
+from plans.workload import Job, Target, Value
+
+MODEL = "model"
+"""Name of the user's model within `Loss`; the prefix of all its parameters' names there."""
+
+
+class Loss(nn.Module):
+    """The job's training forward: from a microbatch to its loss."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Any] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if self.loss is None:
+            output = self.model(**batch)
+            result = getattr(output, "loss", None)
+            what = f"{type(output).__name__}.loss"
+        else:
+            result = self.loss(self.model, batch)
+            what = "what the loss function returns"
+        if not isinstance(result, Tensor):
+            raise TypeError(f"{what} is no tensor but {type(result).__name__}")
+        return result
+
+
+def make_model(job: Job) -> nn.Module:
+    """The job's model in training mode, made under whatever modes and random state are in force."""
+    target = job.model
+    if target.path.startswith("transformers:"):
+        model = _make_transformer(target)
+    else:
+        model = load(target.path)(**{name: _plain(value) for name, value in target.arguments})
+    if not isinstance(model, nn.Module):
+        raise WorkloadError(
+            f"job {job.name}: model {target.path!r} made a {type(model).__name__}; it has to make a torch.nn.Module"
+        )
+    return model.train()
+
+
+def make_loss(job: Job) -> Loss:
+    """The job's model under its loss."""
+    function = None
+    if job.loss is not None:
+        named = load(job.loss.path)
+        arguments = {name: _plain(value) for name, value in job.loss.arguments}
+
+        def function(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
+            return named(model, batch, **arguments)
+
+    return Loss(make_model(job), function).train()
+
+
+def transformer_config(target: Target) -> Any | None:
+    """The configuration of a `transformers:` model; None for any other."""
+    if not target.path.startswith("transformers:"):
+        return None
+    config_class = getattr(load(target.path), "config_class", None)
+    if config_class is None:
+        raise WorkloadError(
+            f"model {target.path!r} has no config_class: name a model class such as transformers:GPT2LMHeadModel"
+        )
+    return config_class(**{name: _plain(value) for name, value in target.arguments})
+
+
+def _make_transformer(target: Target) -> Any:
+    factory: Any = load(target.path)
+    config = transformer_config(target)
+    dtype = getattr(config, "dtype", None)
+    if dtype not in (None, torch.float32, "float32"):
+        raise WorkloadError(f"model {target.path!r} asks for dtype {dtype}; a job's precision decides it (fp32)")
+    return factory(config)
+
+
+def _plain(value: Value) -> Any:
+    """Lists as the user wrote them."""
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

@@ -1,0 +1,304 @@
+"""From what torch.export makes to a graph that can be cut: a list of passes over one torch.fx graph.
+
+    flatten         tied weights get one placeholder; no_grad and autocast regions become per-node contexts
+    functionalize   in-place operators that nobody else can see become functional ones
+    key_randomness  random nodes draw from keyed generators
+    evaluate        fake values, and each value's requires_grad in the uncut graph
+    merge_same      a node that returns its input as it is (a conversion to what it is already) is that input
+    sweep           what the loss does not depend on goes (assertions, unused masks, unread weights)
+
+EXACTNESS.md, rules 2, 3, 5 and 10.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch._ops import HigherOrderOperator, OpOverload
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+
+from planner.frontend import keyed
+from planner.frontend.evaluation import Evaluation, evaluate, mapped
+from planner.frontend.modes import PLAIN
+from planner.frontend.operators import (
+    argument,
+    base_name,
+    draws_random_numbers,
+    functional_form,
+    generator_form,
+    mutated_inputs,
+)
+from planner.frontend.traced import Autocast, Context, Placeholder, Source
+from plans.errors import TraceError
+
+SET_GRAD = "wrap_with_set_grad_enabled"
+AUTOCAST = "wrap_with_autocast"
+FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+def normalize(
+    graph: Graph, module: torch.nn.Module, placeholders: Mapping[str, Placeholder], prefix: str
+) -> tuple[Graph, Evaluation]:
+    """The normalised graph of an exported one, evaluated.
+
+    `placeholders` describes each placeholder node of `graph` by the node's name; tied ones share their
+    description, whose `node` is the one to keep. `prefix` is left out of module paths.
+    """
+    flat = _Flattening(module, placeholders, prefix).run(graph)
+    refuse_updates(flat, placeholders)
+    functionalize(flat, placeholders)
+    key_randomness(flat)
+    evaluation = evaluate(flat, placeholders)
+    merge_same(flat, evaluation)
+    sweep(flat, evaluation)
+    for number, node in enumerate(each for each in flat.nodes if each.op == "call_function"):
+        if node.target in keyed.KEYED:
+            node.meta["draw"] = number
+    return flat, evaluation
+
+
+# -- flatten ------------------------------------------------------------------------------------------
+
+
+class _Flattening:
+    def __init__(self, module: torch.nn.Module, placeholders: Mapping[str, Placeholder], prefix: str) -> None:
+        self.module = module
+        self.placeholders = placeholders
+        self.prefix = prefix
+        self.graph = Graph()
+
+    def run(self, graph: Graph) -> Graph:
+        here: dict[Node, Any] = {}
+        for node in graph.nodes:
+            if node.op == "placeholder" and self.placeholders[node.name].node == node.name:
+                made = self.graph.placeholder(node.name)
+                made.meta["val"] = node.meta["val"]
+                here[node] = made
+        by_name = {node.name: made for node, made in here.items()}
+        for node in graph.nodes:
+            if node.op == "placeholder" and node not in here:
+                here[node] = by_name[self.placeholders[node.name].node]
+        (loss,) = self.inline(graph, self.module, here, PLAIN)
+        self.graph.output((loss,))
+        return self.graph
+
+    def inline(self, graph: Graph, owner: torch.nn.Module, here: dict[Node, Any], context: Context) -> tuple[Any, ...]:
+        """Copy the graph's nodes behind those made so far; returns what stands for its outputs."""
+        for node in graph.nodes:
+            if node.op == "call_function":
+                here[node] = self.copy(node, owner, here, context)
+            elif node.op == "output":
+                results: tuple[Any, ...] = map_arg(node.args[0], lambda each: here[each])
+                return tuple(results)
+            elif node.op not in ("placeholder", "get_attr"):
+                raise TraceError(f"the exported graph holds a {node.op} node, {node.name}: it cannot be cut")
+        raise AssertionError("a graph without an output")
+
+    def copy(self, node: Node, owner: torch.nn.Module, here: dict[Node, Any], context: Context) -> Any:
+        name = getattr(node.target, "__name__", "")
+        if name in (SET_GRAD, AUTOCAST):
+            return self.region(node, owner, here, context)
+        if node.target is operator.getitem and isinstance(here[_node(node.args[0])], tuple):
+            return here[_node(node.args[0])][node.args[1]]
+        if isinstance(node.target, HigherOrderOperator):
+            raise TraceError(f"{where(self.source(node))}: the operator {node.target} cannot be cut: avoid it")
+        made = self.graph.node_copy(node, lambda each: here[each])
+        if made.target is torch.ops.aten.detach_.default:
+            made.target = torch.ops.aten.detach.default
+        made.meta = {"val": node.meta.get("val"), "source": self.source(node), "context": context}
+        return made
+
+    def region(self, node: Node, owner: torch.nn.Module, here: dict[Node, Any], context: Context) -> tuple[Any, ...]:
+        if getattr(node.target, "__name__", "") == SET_GRAD:
+            enabled, body, *arguments = node.args
+            inner = replace(context, grad=bool(enabled))
+        else:
+            device_type, dtype, enabled, _, body, *arguments = node.args
+            assert isinstance(dtype, torch.dtype | None)
+            cast = Autocast(
+                device_type=str(device_type),
+                dtype=dtype or torch.get_autocast_dtype(str(device_type)),
+                enabled=bool(enabled),
+            )
+            inner = replace(context, autocast=cast if cast.enabled or context.autocast else None)
+        module = owner.get_submodule(str(_node(body).target))
+        assert isinstance(module, GraphModule)
+        inputs = [each for each in module.graph.nodes if each.op == "placeholder"]
+        given = [here[each] if isinstance(each, Node) else each for each in arguments]
+        return self.inline(module.graph, module, dict(zip(inputs, given, strict=True)), inner)
+
+    def source(self, node: Node) -> Source:
+        path = ""
+        for each in node.meta.get("nn_module_stack", {}).values():
+            path = each[0]
+        path = path.removeprefix(self.prefix).removeprefix(".")
+        frames = FRAME.findall(node.meta.get("stack_trace") or "")
+        return Source(module=path, location=":".join(frames[-1]) if frames else "")
+
+
+def where(source: Source) -> str:
+    """`module transformer.h.3.attn (modeling_gpt2.py:300)` for messages."""
+    module = f"module {source.module}" if source.module else "the model"
+    return f"{module} ({source.location})" if source.location else module
+
+
+def _node(value: object) -> Node:
+    assert isinstance(value, Node)
+    return value
+
+
+# -- in-place operators -------------------------------------------------------------------------------
+
+
+def refuse_updates(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:
+    """TraceError where the forward writes to what it reads from outside (directly; views: `functionalize`)."""
+    for node in graph.nodes:
+        for target in mutated_inputs(node) if node.op == "call_function" else ():
+            if target.op == "placeholder":
+                raise update_error(node, placeholders[target.name])
+
+
+def update_error(node: Node, written: Placeholder) -> TraceError:
+    """The error for a forward that updates a buffer, a parameter or its batch."""
+    owner = written.name.rpartition(".")[0]
+    what = f"{written.role} {written.name!r}" + (f" of module {owner!r}" if owner else "")
+    return TraceError(
+        f"{where(node.meta['source'])}: the forward updates {what} (by {node.target}); a model whose forward "
+        "updates what it reads cannot be cut yet: use layers without running statistics "
+        "(LayerNorm, GroupNorm, track_running_stats=False), or write to a copy"
+    )
+
+
+def functionalize(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:
+    """Replace in-place operators where no other name of the memory is read later; refuse those on placeholders."""
+    writers = [node for node in graph.nodes if node.op == "call_function" and any(True for _ in mutated_inputs(node))]
+    if not writers:
+        return
+    evaluation = evaluate(graph, placeholders)
+    order = {node: number for number, node in enumerate(graph.nodes)}
+    sharers: dict[int, list[Node]] = defaultdict(list)
+    for node, storages in evaluation.storages.items():
+        for storage in storages:
+            sharers[storage].append(node)
+    for node in writers:
+        for target in mutated_inputs(node):
+            for storage in evaluation.storages[target]:
+                for sharer in sharers[storage]:
+                    if sharer.op == "placeholder":
+                        raise update_error(node, placeholders[sharer.name])
+    for node in writers:
+        _make_functional(node, evaluation, sharers, order)
+
+
+def _make_functional(
+    node: Node, evaluation: Evaluation, sharers: Mapping[int, list[Node]], order: Mapping[Node, int]
+) -> None:
+    functional = functional_form(node.target)
+    targets = list(mutated_inputs(node))
+    if functional is None or len(targets) != 1 or targets[0] is not node.args[0]:
+        return
+    (target,) = targets
+    # Who shares the memory before the write and is read after it, sees the write. (What is made of the result
+    # later shares it too, and will share the functional operator's.)
+    aliases = {sharer for storage in evaluation.storages[target] for sharer in sharers[storage]} - {target}
+    later = [
+        user for alias in aliases if order[alias] < order[node] for user in alias.users if order[user] > order[node]
+    ]
+    if later or not _same_form(functional, node):
+        return
+    node.target = functional
+    for user in [user for user in target.users if order[user] > order[node]]:
+        user.replace_input_with(target, node)
+
+
+def _same_form(functional: OpOverload, node: Node) -> bool:
+    """Whether the functional operator makes shape, strides and dtype of the value that the in-place one writes to."""
+    args, kwargs = mapped((node.args, node.kwargs), lambda each: each.meta["val"])
+    written = args[0]
+    with written.fake_mode, torch.no_grad():
+        made = functional(*args, **kwargs)
+    return bool(
+        (made.shape, made.stride(), made.dtype, made.device)
+        == (written.shape, written.stride(), written.dtype, written.device)
+    )
+
+
+# -- randomness ---------------------------------------------------------------------------------------
+
+
+def key_randomness(graph: Graph) -> None:
+    """Rewrite random nodes to draw from keyed generators; TraceError for those that cannot."""
+    for node in graph.nodes:
+        if node.op != "call_function" or not draws_random_numbers(node):
+            continue
+        name = base_name(node)
+        if name == "dropout":
+            node.args, node.kwargs = (argument(node, "input"), argument(node, "p")), {}
+            node.target = keyed.dropout
+        elif name == "scaled_dot_product_attention":
+            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+            node.args, node.kwargs = tuple(argument(node, each) for each in names), {}
+            node.target = keyed.attention
+        else:
+            form = generator_form(node.target)
+            if form is None:
+                raise TraceError(
+                    f"{where(node.meta['source'])}: the random operator {node.target} takes no generator, so that a "
+                    "plan could change what it draws: use dropout, or draw the numbers in the data set"
+                )
+            kwargs = {key: value for key, value in node.kwargs.items() if key != "generator"}
+            device = node.meta["val"].device
+            node.args, node.kwargs, node.target = (form, device, *node.args), kwargs, keyed.call
+
+
+# -- what is left over ---------------------------------------------------------------------------------
+
+
+def merge_same(graph: Graph, evaluation: Evaluation) -> None:
+    """Let the users of a node that returns one of its inputs read that input.
+
+    To autograd they are one value, whose gradient is one running sum; as two values that cross a cut they
+    would be two sums, added up later.
+    """
+    for node, source in evaluation.same.items():
+        while source in evaluation.same:
+            source = evaluation.same[source]
+        node.replace_all_uses_with(source)
+
+
+def sweep(graph: Graph, evaluation: Evaluation) -> None:
+    """Delete what the loss does not depend on; a write counts for all that shares the memory and is read later."""
+    needed: set[Node] = set()
+    memory: set[int] = set()
+    for node in reversed(list(graph.nodes)):
+        writes = node.op == "call_function" and any(
+            evaluation.storages[target] & memory for target in mutated_inputs_of(node)
+        )
+        if node.op == "output" or node in needed or writes:
+            for each in node.all_input_nodes:
+                needed.add(each)
+                memory |= evaluation.storages[each]
+        else:
+            graph.erase_node(node)
+
+
+def mutated_inputs_of(node: Node) -> Iterable[Node]:
+    """As `mutated_inputs`, for keyed nodes too (their operator is an argument)."""
+    if node.target is not keyed.call:
+        return mutated_inputs(node)
+    form = node.args[0]
+    assert isinstance(form, OpOverload)
+    written = []
+    for position, declared in enumerate(form._schema.arguments):
+        if declared.alias_info is not None and declared.alias_info.is_write and position + 2 < len(node.args):
+            each = node.args[position + 2]
+            if isinstance(each, Node):
+                written.append(each)
+    return written

@@ -1,0 +1,155 @@
+"""What the front end makes of a job's graph and its cuts: memory layouts and shards that run.
+
+    ShardedGraph
+        slabs             where each parameter lies in its slab
+        activations       per shard: the values that it makes and later shards read
+        gradients         per shard: their gradients, and per (shard, slab) the parameter gradients by use site
+        batch             per shard: the batch values that it reads
+        programs          per shard: a pair of callables, forward and backward
+
+A bundle is the unit of one arena region: tensors at fixed offsets, each with its own strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorLayout:
+    """One tensor within a bundle or slab."""
+
+    name: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    """As the graph makes it: dense or not, expanded (0) too. The bundle reserves room for either this
+    or a dense tensor, whichever is larger; what moves keeps its actual strides."""
+    dtype: torch.dtype
+    offset_bytes: int
+    size_bytes: int
+    """Reserved, a multiple of 256."""
+    requires_grad: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    tensors: tuple[TensorLayout, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabLayout:
+    name: str
+    readers: tuple[int, ...]
+    entries: tuple[TensorLayout, ...]
+    """Parameters that are trained first, then frozen ones, read-only buffers and lifted constants.
+    `requires_grad` marks those that the optimizer updates. Names are the graph's (see `BuiltModel`)."""
+    parameter_bytes: int
+    trainable_bytes: int
+    """The trained entries lie in [0, trainable_bytes); optimizer state and gradients use their offsets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellKey:
+    """What the random numbers of a cell are keyed by, with the graph node (EXACTNESS.md, rule 10)."""
+
+    seed: int
+    step: int
+    microbatch: int
+
+
+Kept: TypeAlias = Any
+"""What a keeping forward hands to its backward; opaque, freed with its last reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardResult:
+    activations: Mapping[str, Tensor]
+    """By name in the shard's `activations` bundle; not aliasing any input; to be copied to the arena."""
+    kept: Kept | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackwardResult:
+    activation_gradients: Mapping[int, Mapping[str, Tensor]]
+    """Producer shard -> value name -> new running sum of the gradient (replaces the old one)."""
+    parameter_gradients: Mapping[str, Mapping[str, Tensor]]
+    """Slab -> use site -> this microbatch's gradient."""
+
+
+class ShardProgram(Protocol):
+    """One shard's forward and backward, for tensors on any device.
+
+    `parameters` maps the names of all entries of the shard's slabs to views; `inputs` maps producer
+    shard -> value name -> tensor; `batch` maps batch value name -> tensor. All are views into an arena
+    that may be filled anew (or lie elsewhere) by the time of the backward, which gets its own views.
+    """
+
+    def forward(
+        self,
+        *,
+        parameters: Mapping[str, Tensor],
+        inputs: Mapping[int, Mapping[str, Tensor]],
+        batch: Mapping[str, Tensor],
+        key: CellKey,
+        keep: bool,
+    ) -> ForwardResult:
+        """Run the shard in grad mode. With `keep`, what autograd saved outside of the arguments is held."""
+        ...
+
+    def backward(
+        self,
+        *,
+        parameters: Mapping[str, Tensor],
+        inputs: Mapping[int, Mapping[str, Tensor]],
+        batch: Mapping[str, Tensor],
+        key: CellKey,
+        kept: Kept | None,
+        output_gradients: Mapping[str, Tensor],
+        running: Mapping[int, Mapping[str, Tensor]],
+        loss_seed: float,
+    ) -> BackwardResult:
+        """Backward of a kept forward, or of one run again here.
+
+        `output_gradients`: gradients of the shard's own activations by name (absent: none flowed).
+        `running`: producer -> name -> running gradient of an input that later shards already made.
+        `loss_seed`: the gradient of the loss, used by the last shard (1 / microbatches).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardedGraph:
+    """A graph under one choice of cuts, ready to lay out and to run."""
+
+    cuts: tuple[int, ...]
+    slabs: tuple[SlabLayout, ...]
+    activations: tuple[Bundle, ...]
+    """Per shard; the last shard's holds the loss, named "loss"."""
+    activation_gradients: tuple[Bundle, ...]
+    """Per shard; tensors that receive no gradient are left out; size 0: none does."""
+    batch: tuple[Bundle, ...]
+    reads: tuple[tuple[int, ...], ...]
+    gradients_to: tuple[tuple[int, ...], ...]
+    parameter_gradients: tuple[tuple[tuple[str, Bundle], ...], ...]
+    """Per shard: (slab, bundle of use sites). A parameter's use sites in one shard come in reverse graph order."""
+    use_sites: Mapping[str, tuple[tuple[int, str], ...]]
+    """Trained parameter -> its (shard, use site) in reverse graph order: the order in which they add up."""
+    programs: tuple[ShardProgram, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltModel:
+    """A job's real model, built on the CPU under its seed: all tensors that the graph reads, by name."""
+
+    tensors: Mapping[str, Tensor]
+    """Parameter, buffer or lifted constant -> value. Tied parameters appear once, under the graph's name."""
+    unread: Mapping[str, Tensor]
+    """Persistent state that the graph does not read; saved with the final weights."""
+    saved_names: Mapping[str, str]
+    """state_dict name -> name in `tensors` or `unread`; tied names map to one tensor."""

@@ -1,0 +1,304 @@
+"""Trace a job: its model under fake tensors, its loss by torch.export, normalised and ready to be cut.
+
+Nothing is allocated: the model is made under a fake tensor mode, so that its parameters have shapes and no
+values. `planner.frontend.build` traces the real model in the same way and has to find the same graph.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import traceback
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Graph, Node
+from torch.utils._pytree import tree_flatten
+
+from planner.frontend.cuts import cut_positions, recomputed_nodes
+from planner.frontend.evaluation import mapped
+from planner.frontend.model import MODEL, Loss, make_loss
+from planner.frontend.normalize import normalize
+from planner.frontend.operators import base_name
+from planner.frontend.traced import Placeholder, Role, TracedGraph
+from plans.errors import HydraplanError, TraceError
+from plans.workload import Job
+
+PREFIX = MODEL + "."
+ROLES: dict[InputKind, Role] = {
+    InputKind.PARAMETER: "parameter",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "constant",
+    InputKind.USER_INPUT: "batch",
+}
+
+
+def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
+    """The job's graph, from one microbatch as the data set gives it; no weights are allocated.
+
+    Raises TraceError, naming the module and line where tracing stopped, WorkloadError where the model cannot
+    be made.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), naming_model(job):
+        module = make_loss(job)
+    return traced_module(job, module, export(job, module, batch))
+
+
+@contextmanager
+def naming_model(job: Job) -> Iterator[None]:
+    """Turn what the user's model code raises while the model is made into a TraceError."""
+    try:
+        with _quiet():
+            yield
+    except HydraplanError:
+        raise
+    except Exception as error:  # the user's own code: anything may come out of it
+        line = _last_user_line(error)
+        raise TraceError(
+            f"job {job.name}: making model {job.model.path!r} failed{line}: {type(error).__name__}: {error}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of libraries about a model that only gets traced, and no garbage collection meanwhile.
+
+    Tracing makes hundreds of thousands of objects that all stay: searching them again and again for garbage takes
+    a sixth of its time.
+    """
+    library = logging.getLogger("transformers")
+    level, collecting = library.level, gc.isenabled()
+    library.setLevel(logging.ERROR)
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        library.setLevel(level)
+        if collecting:
+            gc.enable()
+
+
+def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgram:
+    """torch.export of the loss in training mode, for one microbatch's shapes."""
+    _check_batch(job, batch)
+    mode = _fake_mode(module) or FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        # One fake tensor a name: torch.export takes one tensor under two names for one input.
+        example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
+    try:
+        with _quiet(), mode:
+            return torch.export.export(module, (example,), strict=False)
+    except Exception as error:  # the user's own code under torch.export: anything may come out of it
+        raise _trace_error(job, module, error) from error
+
+
+def traced_module(job: Job, module: Loss, program: ExportedProgram) -> TracedGraph:
+    """Normalise an exported loss; `module` is the (fake or real) model that it was exported from."""
+    described = _describe(module, program)
+    try:
+        graph, evaluation = normalize(program.graph, program.graph_module, described, MODEL)
+    except TraceError as error:
+        raise TraceError(f"job {job.name}: {error}") from None
+    nodes = tuple(node for node in graph.nodes if node.op == "call_function")
+    (loss,) = (node for node in graph.nodes if node.op == "output")
+    _check_loss(job, loss.all_input_nodes)
+    placeholders = tuple(described[node.name] for node in graph.nodes if node.op == "placeholder")
+    recomputed = recomputed_nodes(nodes, described, evaluation)
+    canonical = canonical_names(module.model)
+    read = {each.name for each in placeholders}
+    saved = {name: canonical[name] for name in module.model.state_dict(keep_vars=True)}
+    return TracedGraph(
+        digest=_digest(graph, placeholders),
+        graph=graph,
+        placeholders=placeholders,
+        nodes=nodes,
+        requires_grad={node.name: node.meta["requires_grad"] for node in graph.nodes if node.op != "output"},
+        recomputed=recomputed,
+        cut_positions=cut_positions(nodes, recomputed, evaluation),
+        loss=loss.all_input_nodes[0].name,
+        unread=tuple(sorted(set(saved.values()) - read)),
+        saved_names=saved,
+    )
+
+
+# -- names --------------------------------------------------------------------------------------------
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for name, tensor in named_tensors(model):
+        names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer under all its names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _describe(module: Loss, program: ExportedProgram) -> dict[str, Placeholder]:
+    """Placeholder node's name -> what it stands for; nodes of one tied tensor share a description."""
+    canonical = canonical_names(module.model)
+    tensors = dict(named_tensors(module.model))
+    aliases: dict[str, list[str]] = defaultdict(list)
+    for name, first in canonical.items():
+        aliases[first].append(name)
+    persistent = set(module.model.state_dict(keep_vars=True))
+    keys, _ = tree_flatten({name: name for name in sorted(_batch_names(program))})
+    batch_names = iter(keys)
+    kept: dict[str, Placeholder] = {}
+    described: dict[str, Placeholder] = {}
+    for spec in program.graph_signature.input_specs:
+        role = ROLES.get(spec.kind)
+        node = getattr(spec.arg, "name", None)
+        if role is None or node is None:
+            raise TraceError(f"the exported graph has an input of kind {spec.kind.name}: it cannot be cut")
+        given = next(batch_names) if role == "batch" else str(spec.target)
+        given = given.removeprefix(PREFIX) if role != "batch" else given
+        name = canonical.get(given, given)
+        if role in ("batch", "constant") or name not in kept:
+            trainable = role == "parameter" and tensors[name].requires_grad
+            names = tuple(sorted(aliases[name])) if role in ("parameter", "buffer") else (name,)
+            kept[name] = Placeholder(
+                name=name,
+                node=node,
+                role=role,
+                aliases=names,
+                trainable=trainable,
+                persistent=any(each in persistent for each in names),
+            )
+        described[node] = kept[name]
+    return described
+
+
+def _batch_names(program: ExportedProgram) -> list[str]:
+    (example,), _ = program.example_inputs
+    return list(example)
+
+
+# -- digest -------------------------------------------------------------------------------------------
+
+
+def _digest(graph: Graph, placeholders: tuple[Placeholder, ...]) -> str:
+    numbers = {node: number for number, node in enumerate(graph.nodes)}
+    described = {each.node: each for each in placeholders}
+    lines = []
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            each = described[node.name]
+            what = f"{each.role} {each.name} {each.aliases} {each.trainable} {each.persistent}"
+        elif node.op == "call_function":
+            what = f"{node.target} {base_name(node)}" if hasattr(node.target, "_schema") else base_name(node)
+            what += f" {node.meta['context']}"
+        else:
+            what = node.op
+        arguments = mapped((node.args, node.kwargs), lambda each: _Reference(numbers[each]))
+        lines.append(f"{what} {arguments!r} {_form(node)}")
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
+class _Reference:
+    """A node in a digest: its number, whatever its name."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"%{self.number}"
+
+
+def _form(node: Node) -> str:
+    value = node.meta.get("val")
+    values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+    return " ".join(
+        f"{tuple(each.shape)}{tuple(each.stride())}{each.dtype}" for each in values if isinstance(each, Tensor)
+    ) + (" grad" if node.meta.get("requires_grad") else "")
+
+
+# -- errors -------------------------------------------------------------------------------------------
+
+
+def _fake_mode(module: nn.Module) -> FakeTensorMode | None:
+    for _, tensor in named_tensors(module):
+        return getattr(tensor, "fake_mode", None)
+    return None
+
+
+def _check_batch(job: Job, batch: Mapping[str, Tensor]) -> None:
+    for name, value in batch.items():
+        if not isinstance(value, Tensor):
+            raise TraceError(
+                f"job {job.name}: data {job.data.path!r} gives {name!r} as {type(value).__name__}; "
+                "every value of a sample has to be a tensor"
+            )
+
+
+def _check_loss(job: Job, results: list[Node]) -> None:
+    value = results[0].meta["val"] if results else None
+    if not isinstance(value, Tensor) or value.numel() != 1 or not results[0].meta["requires_grad"]:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        raise TraceError(
+            f"job {job.name}: the loss has to be one number with a gradient; it has shape {shape}: "
+            "return a mean or a sum, and train at least one parameter"
+        )
+
+
+def _trace_error(job: Job, module: nn.Module, error: Exception) -> TraceError:
+    paths = {id(each): path for path, each in module.named_modules()}
+    stopped, location = "", ""
+    for frame, line in _frames(error):
+        if not _is_users(frame):
+            continue
+        location = f"{frame.f_code.co_filename}:{line}"
+        owner = frame.f_locals.get("self")
+        if id(owner) in paths and isinstance(owner, nn.Module):
+            stopped = paths[id(owner)].removeprefix(MODEL).removeprefix(".")
+    reason = str(error).strip().split("\n")[0][:300]
+    return TraceError(
+        f"job {job.name}: tracing stopped in {f'module {stopped!r}' if stopped else 'the model'} at "
+        f"{location or 'an unknown line'}: {type(error).__name__}: {reason}; {_remedy(error)}"
+    )
+
+
+def _remedy(error: Exception) -> str:
+    kind = type(error).__name__
+    if "DataDependent" in kind or "DynamicOutputShape" in kind or "data-dependent" in str(error).lower():
+        return (
+            "the line depends on values of tensors (`if` on a tensor, .item(), nonzero, boolean indexing): "
+            "use torch.where or masks, or move it into the data set"
+        )
+    if isinstance(error, TypeError):
+        return (
+            "check that the data set's keys are the arguments of the model's forward, and hold its labels; "
+            "a model that returns no loss needs the job's `loss`"
+        )
+    return "the forward has to run under torch.export(strict=False) with the shapes of one microbatch"
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    return list(traceback.walk_tb(error.__traceback__))
+
+
+def _is_users(frame: FrameType) -> bool:
+    name = str(frame.f_globals.get("__name__", ""))
+    return name.split(".")[0] not in ("torch", "planner", "contextlib", "functools")
+
+
+def _last_user_line(error: Exception) -> str:
+    lines = [f"{frame.f_code.co_filename}:{line}" for frame, line in _frames(error) if _is_users(frame)]
+    return f" at {lines[-1]}" if lines else ""

@@ -1,0 +1,83 @@
+"""The scheduling problem without names: kinds of devices, classes of jobs, their options.
+
+Devices that differ in name only are one kind with a count; jobs with the same graph, cuts, microbatches,
+optimizer state and steps (those of a sweep over learning rates) are one class. The solver sees counts, so it
+does not try the same schedule under other names.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from planner.options import Option, Pricer, options_of, smallest_budget
+from planner.patterns import Instance, JobClass, Kind
+from plans.errors import InfeasibleError
+from plans.facts import Facts, Layout
+from plans.workload import Cluster, Device, Job, Workload
+
+
+def build_instance(workload: Workload, facts: Facts, layouts: Mapping[str, Layout]) -> Instance:
+    """Raises InfeasibleError where a job fits no device."""
+    kinds = _kinds(workload.cluster)
+    copies = {job.job: job.state_copies for job in facts.jobs}
+    groups: dict[object, list[Job]] = defaultdict(list)
+    for job in workload.jobs:
+        layout = layouts[job.name]
+        groups[layout.graph, layout.cuts, job.microbatches, copies[job.name], job.steps].append(job)
+    classes = []
+    for jobs in groups.values():
+        first = jobs[0]
+        pricers = [Pricer(workload.cluster, each[0], first, layouts[first.name], copies[first.name]) for each in kinds]
+        options = tuple(options_of(pricer) for pricer in pricers)
+        if not any(options):
+            raise does_not_fit(workload, facts, layouts, first.name)
+        classes.append(JobClass(jobs=tuple(job.name for job in jobs), steps=first.steps, options=options))
+    return Instance(
+        kinds=tuple(
+            Kind(devices=tuple(device.name for device in each), budget_bytes=each[0].budget_bytes) for each in kinds
+        ),
+        classes=tuple(classes),
+        workers=workload.cluster.update_workers,
+    )
+
+
+def _kinds(cluster: Cluster) -> list[list[Device]]:
+    links = {link.name: link for link in cluster.links}
+    groups: dict[object, list[Device]] = defaultdict(list)
+    for device in cluster.devices:
+        link = links[device.link]
+        sharing = sum(other.link == device.link for other in cluster.devices)
+        rates = (link.load_bytes_per_s, link.spill_bytes_per_s)
+        groups[device.budget_bytes, device.profile, rates, sharing].append(device)
+    return list(groups.values())
+
+
+def does_not_fit(workload: Workload, facts: Facts, layouts: Mapping[str, Layout], job: str) -> InfeasibleError:
+    """Names the device that is nearest to holding the job."""
+    definition = next(each for each in workload.jobs if each.name == job)
+    copies = next(each.state_copies for each in facts.jobs if each.job == job)
+    needs = []
+    for device, *_ in _kinds(workload.cluster):
+        pricer = Pricer(workload.cluster, device, definition, layouts[job], copies)
+        needs.append((smallest_budget(pricer) - device.budget_bytes, device.name, device.budget_bytes))
+    missing, name, budget = min(needs)
+    missing = max(missing, 1)
+    return InfeasibleError(
+        f"{job} fits no device: {name} has {budget:,} bytes, {missing:,} bytes short of the {budget + missing:,} "
+        "that it needs at least; raise the budget, or cut the job finer",
+        device=name,
+        missing_bytes=missing,
+    )
+
+
+def with_options(instance: Instance, options: Mapping[tuple[int, int], tuple[Option, ...]]) -> Instance:
+    """The same with other options: (job class, kind) -> options."""
+    return replace(
+        instance,
+        classes=tuple(
+            replace(each, options=tuple(options[j, k] for k in range(len(instance.kinds))))
+            for j, each in enumerate(instance.classes)
+        ),
+    )

@@ -1,0 +1,210 @@
+"""From a workload to a plan: the whole way, one pass a line.
+
+    jobs -> study (data, traced graphs)        needs the user's code; the same for every cluster
+         -> cuts -> facts -> decisions         planner.partition, planner.facts, planner.schedule
+         -> lists -> predictions -> Plan       planner.lists, plans.simulate
+
+Nothing here has a clock or reads an environment: the same input gives the same plan to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from planner.facts import graph_facts, layout_facts
+from planner.frontend.build import same_graph_cause
+from planner.frontend.data import JobData, open_data
+from planner.frontend.fingerprints import drift, fingerprints, graph_drift
+from planner.frontend.trace import trace
+from planner.frontend.traced import TracedGraph
+from planner.lists import make_lists
+from planner.partition import partition
+from planner.schedule import SolverOptions, schedule
+from plans.check import check
+from plans.digests import decisions_digest, lists_digest, lists_edited
+from plans.errors import InvalidPlanError, StalePlanError, WorkloadError
+from plans.facts import Facts, Graph, JobFacts, Layout
+from plans.optimizer import state_names
+from plans.plan import Decisions, Fingerprint, Plan, Predictions, SolverRecord
+from plans.simulate import predict
+from plans.workload import Job, Workload
+
+Report = Callable[[str], None]
+"""Called with a line on what is being done now; for people, on stderr."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """What planning learns from the user's code, for any cluster."""
+
+    jobs: tuple[Job, ...]
+    graphs: Mapping[str, TracedGraph]
+    """Graph name -> traced graph; structurally equal ones once."""
+    graph_of: Mapping[str, str]
+    """Job -> graph name."""
+    fingerprints: tuple[Fingerprint, ...]
+    notices: tuple[str, ...]
+    """What the user should know of the data, such as items that are dropped."""
+
+
+def study(jobs: Sequence[Job], *, report: Report = lambda line: None) -> Study:
+    """Open the jobs' data and trace their models, equal ones once. Raises TraceError and WorkloadError."""
+    data = _open_all(jobs)
+    graphs: dict[str, TracedGraph] = {}
+    graph_of: dict[str, str] = {}
+    names: dict[str, str] = {}
+    traced: dict[object, str] = {}
+    for job in jobs:
+        batch = data[job.name].microbatch(0, 0)
+        cause = same_graph_cause(job, batch)
+        if cause not in traced:
+            report(f"trace {job.name}")
+            graph = trace(job, batch)
+            name = names.setdefault(graph.digest, f"{job.model.path.split(':')[-1]}-{len(names) + 1}")
+            graphs.setdefault(name, graph)
+            traced[cause] = name
+        graph_of[job.name] = traced[cause]
+    notices = tuple(dict.fromkeys(each.dropped for each in data.values() if each.dropped is not None))
+    return Study(
+        jobs=tuple(jobs),
+        graphs=graphs,
+        graph_of=graph_of,
+        fingerprints=fingerprints(jobs, data),
+        notices=notices,
+    )
+
+
+def plan(
+    workload: Workload,
+    *,
+    solver: SolverOptions | None = None,
+    studied: Study | None = None,
+    cuts: Mapping[str, tuple[int, ...]] | None = None,
+    report: Report = lambda line: None,
+) -> Plan:
+    """Plan a workload: trace, cut, cost, schedule, list, predict.
+
+    `studied`: a study of these jobs, made before. `cuts`: job -> cut positions, instead of the planner's own.
+    Raises TraceError, WorkloadError, and InfeasibleError where the cluster cannot hold some job.
+    """
+    known = studied if studied is not None else study(workload.jobs, report=report)
+    if cuts is None:
+        cuts = _cuts(workload, known, report)
+    facts = _facts(workload, known, cuts, report)
+    report(f"schedule {len(workload.jobs)} jobs on {len(workload.cluster.devices)} devices")
+    decisions, record = schedule(workload, facts, cuts, solver if solver is not None else SolverOptions())
+    return _complete(workload, facts, decisions, record, known.fingerprints)
+
+
+def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report = lambda line: None) -> Plan:
+    """New lists and predictions for decisions that were edited by hand; the decisions stay as they are.
+
+    Raises InvalidPlanError where lists were edited too and must not be discarded, StalePlanError where
+    the user's code or libraries have changed since the plan was made, InfeasibleError where the decisions do not fit.
+    """
+    if lists_edited(edited) and not discard_edited_lists:
+        raise WorkloadError(
+            "the plan's lists were edited by hand and new lists would discard that; "
+            "plan with --discard-edited-lists, or keep the decisions as they were"
+        )
+    known = study(edited.workload.jobs, report=report)
+    stale = list(drift(edited.fingerprints, known.fingerprints))
+    for facts in edited.facts.jobs:
+        stale += graph_drift(edited.facts, facts.job, known.graphs[known.graph_of[facts.job]].digest)
+    if stale:
+        raise StalePlanError(stale)
+    cuts = {each.job: each.cuts for each in edited.decisions.cuts}
+    _refuse_bad_cuts(edited, known, cuts)
+    facts_now = _facts(edited.workload, known, cuts, report)
+    record = replace(edited.solver, name="edited", status="decisions edited by hand")
+    return _complete(edited.workload, facts_now, edited.decisions, record, known.fingerprints)
+
+
+def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
+    return {job.name: open_data(job) for job in jobs}
+
+
+def _cuts(workload: Workload, known: Study, report: Report) -> dict[str, tuple[int, ...]]:
+    """Cuts of each job; jobs that share graph, microbatches and optimizer state share them."""
+    found: dict[tuple[str, int, int], tuple[int, ...]] = {}
+    cuts = {}
+    for job in workload.jobs:
+        cause = (known.graph_of[job.name], job.microbatches, len(state_names(job.optimizer)))
+        if cause not in found:
+            report(f"cut {job.name}")
+            found[cause] = partition(
+                known.graphs[cause[0]], workload.cluster, microbatches=job.microbatches, state_copies=cause[2]
+            )
+        cuts[job.name] = found[cause]
+    return cuts
+
+
+def _facts(workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]], report: Report) -> Facts:
+    layouts: dict[tuple[str, tuple[int, ...]], Layout] = {}
+    for job in workload.jobs:
+        cause = (known.graph_of[job.name], cuts[job.name])
+        if cause not in layouts:
+            report(f"cost the {len(cause[1]) + 1} shards of {job.name}")
+            layouts[cause] = layout_facts(known.graphs[cause[0]], cause[0], cause[1], workload.cluster.profiles)
+    graphs: tuple[Graph, ...] = tuple(graph_facts(graph, name) for name, graph in known.graphs.items())
+    jobs = tuple(
+        JobFacts(job=job.name, graph=known.graph_of[job.name], state_copies=len(state_names(job.optimizer)))
+        for job in workload.jobs
+    )
+    return Facts(graphs=graphs, layouts=tuple(layouts.values()), jobs=jobs)
+
+
+def _refuse_bad_cuts(edited: Plan, known: Study, cuts: Mapping[str, tuple[int, ...]]) -> None:
+    for job, positions in cuts.items():
+        graph_positions = known.graphs[known.graph_of[job]].cut_positions
+        allowed = set(graph_positions)
+        wrong = [position for position in positions if position not in allowed]
+        if wrong or list(positions) != sorted(set(positions)):
+            nearest = [_nearest(position, graph_positions) for position in wrong]
+            raise WorkloadError(
+                f"cuts of {job}: {list(positions)} must ascend and be allowed positions; "
+                + (f"not allowed: {wrong}, the nearest allowed are {nearest}" if wrong else "put them in order")
+            )
+
+
+def _nearest(position: int, allowed: tuple[int, ...]) -> int | None:
+    """The allowed position closest to one; None: the graph cannot be cut at all."""
+    return min(allowed, key=lambda each: (abs(each - position), each), default=None)
+
+
+def _complete(
+    workload: Workload,
+    facts: Facts,
+    decisions: Decisions,
+    record: SolverRecord,
+    made_from: tuple[Fingerprint, ...],
+) -> Plan:
+    phases = make_lists(workload, facts, decisions)
+    unpredicted = Plan(
+        workload=workload,
+        facts=facts,
+        decisions=decisions,
+        lists_from=decisions_digest(decisions),
+        lists_digest=lists_digest(phases),
+        phases=phases,
+        predictions=Predictions(
+            makespan_us=0,
+            lower_bound_us=0,
+            gap=0.0,
+            host_peak_bytes=0,
+            host_update_us=0,
+            devices=(),
+            jobs=(),
+        ),
+        solver=record,
+        fingerprints=made_from,
+    )
+    complete = replace(unpredicted, predictions=predict(unpredicted))
+    findings = check(complete)
+    if findings:
+        raise InvalidPlanError(findings)
+    return complete
+
+
+__all__ = ["Report", "Study", "plan", "replan", "study"]

@@ -1,0 +1,215 @@
+"""The joint schedule: decisions for all jobs on all devices, least makespan.
+
+options, measured -> list schedule            planner.options, planner.greedy
+                  -> pattern LP: the bound    planner.patterns
+                  -> configuration LP         planner.configurations     phases that hold at every moment
+                  -> whole steps              planner.phases
+                  -> small changes            planner.stages
+                  -> lists, simulated: the best of all, never worse than the list schedule
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from planner import configurations, patterns
+from planner.configurations import Timed
+from planner.evaluate import Evaluator
+from planner.greedy import greedy, one_by_one
+from planner.instance import build_instance, does_not_fit, with_options
+from planner.lists import layouts_by_job
+from planner.options import Option
+from planner.patterns import Instance, Pattern, Slot
+from planner.phases import GRIDS, realize
+from planner.solver import SolverOptions
+from planner.stages import Schedule, climb, decisions, estimate_us
+from plans.bounds import lower_bound_us
+from plans.facts import Facts
+from plans.plan import Cuts, Decisions, PhaseDecision, SolverRecord
+from plans.workload import Workload
+
+MOST_RATE = 4
+"""Steps of a job in the cycle with which a pattern is simulated."""
+REALIZED = 3
+"""Roundings of the LP's phases that are tried until one has lists that fit."""
+LINES_PER_DOUBLE = 2_000_000
+"""Lines of lists that count as much as twice the makespan, between roundings: short plans are preferred."""
+FINALISTS = 2
+"""Schedules of the estimate's search that the simulator judges."""
+PROMISING = 1.1
+"""A schedule whose estimate exceeds the best one by more than this is not judged."""
+
+Phases = tuple[PhaseDecision, ...]
+
+
+def schedule(
+    workload: Workload, facts: Facts, cuts: Mapping[str, tuple[int, ...]], options: SolverOptions
+) -> tuple[Decisions, SolverRecord]:
+    """Decisions, and how they were found. Pure: the same input gives the same answer.
+
+    Raises InfeasibleError where a job fits no device.
+    """
+    all_cuts = tuple(Cuts(job=job.name, cuts=cuts[job.name]) for job in workload.jobs)
+    layouts = layouts_by_job(facts, all_cuts)
+    priced = build_instance(workload, facts, layouts)
+    instance = measured(priced, Evaluator(workload, facts, all_cuts, priced))
+    for job_class in instance.classes:
+        if not any(job_class.options):
+            raise does_not_fit(workload, facts, layouts, job_class.jobs[0])
+    search = _Search(Evaluator(workload, facts, all_cuts, instance), options)
+    best, record = search.run(lower_bound_us(workload, facts))
+    return Decisions(cuts=all_cuts, phases=best), record
+
+
+def measured(instance: Instance, evaluator: Evaluator) -> Instance:
+    """Options with the step time that the simulator gives their own list; without those that do not fit."""
+    options = {}
+    for j, job_class in enumerate(instance.classes):
+        for k, priced in enumerate(job_class.options):
+            found: list[Option] = []
+            for number, option in enumerate(priced):
+                alone = evaluator.cycle_us(k, [(j, number, 1)])
+                if alone is not None:
+                    found.append(replace(option, chain_us=alone, load_us=min(option.load_us, alone)))
+            options[j, k] = tuple(found)
+    return with_options(instance, options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    makespan_us: int
+    phases: Phases
+
+
+class _Search:
+    def __init__(self, evaluator: Evaluator, options: SolverOptions) -> None:
+        self.evaluator = evaluator
+        self.instance = evaluator.instance
+        self.options = options
+
+    def run(self, lower_us: int) -> tuple[Phases, SolverRecord]:
+        seed, start = self.start()
+        bound = patterns.generate(self.instance, self.options)
+        timed = self.joint(bound.patterns)
+        solver = self.options.name
+        # In this order: of equals the simplest is named.
+        found = {"list": [start]}
+        found[solver] = next(filter(None, (self.judge([each]) for each in self.realized(timed)[:REALIZED])), [])
+        best_us = min(each.makespan_us for judged in found.values() for each in judged)
+        found[f"{solver}+search"] = self.improve([seed, one_by_one(self.instance)], best_us)
+        name, best = min(((name, each) for name, judged in found.items() for each in judged), key=_worth)
+        bound_us = max(round(bound.bound * patterns.MICROSECONDS), lower_us)
+        objective_us = round(sum(each.seconds for each in timed) * patterns.MICROSECONDS)
+        record = SolverRecord(
+            name=name,
+            status=bound.status,
+            objective_us=objective_us,
+            bound_us=bound_us,
+            gap=round(max(0.0, objective_us / bound_us - 1), 6) if bound_us else 0.0,
+            list_schedule_us=start.makespan_us,
+        )
+        return best.phases, record
+
+    def start(self) -> tuple[Schedule, _Judged]:
+        """The list schedule; where its lists do not fit, the jobs one by one."""
+        for seed in (greedy(self.instance), one_by_one(self.instance), one_by_one(self.instance, plain=True)):
+            judged = self.judge([decisions(self.instance, seed)])
+            if judged:
+                return seed, judged[0]
+        error = self.evaluator.why(decisions(self.instance, one_by_one(self.instance, plain=True)))
+        assert error is not None
+        raise error
+
+    def judge(self, candidates: Sequence[Phases]) -> list[_Judged]:
+        judged = []
+        for phases in candidates:
+            makespan_us = self.evaluator.makespan_us(phases)
+            if makespan_us is not None:
+                judged.append(_Judged(makespan_us=makespan_us, phases=phases))
+        return judged
+
+    # -- the configuration LP -----------------------------------------------------------------------
+
+    def joint(self, pool: Sequence[Pattern]) -> tuple[Timed, ...]:
+        """Phases of the configuration LP, of patterns at rates that were simulated."""
+        wide = configurations.widen(self.instance, pool, self.options)
+        honest = dict.fromkeys(simulated for pattern in wide for simulated in self.simulated(pattern))
+        return configurations.generate(self.instance, tuple(honest), self.options)[0]
+
+    def realized(self, timed: Sequence[Timed]) -> list[Phases]:
+        """Decisions from the LP's phases, at several grids; the best by estimate first."""
+        made = (realize(self.instance, timed, grid) for grid in GRIDS)
+        estimates = {
+            each: estimate for each in made if each and (estimate := self.evaluator.phases_us(each)) is not None
+        }
+        return sorted(
+            estimates, key=lambda each: estimates[each] * (1 + self.evaluator.length(each) / LINES_PER_DOUBLE)
+        )
+
+    def simulated(self, pattern: Pattern) -> list[Pattern]:
+        """A pattern at small whole rates: about its own, and equal ones; none where its jobs do not fit together.
+
+        Alone, a job runs at the rate that its option was measured at.
+        """
+        members = [(slot, slot.rate / slot.jobs) for slot in pattern.slots for _ in range(slot.jobs)]
+        if len(members) == 1:
+            return [pattern]
+        least = min(rate for _, rate in members)
+        about = tuple(min(MOST_RATE, max(1, round(rate / least))) for _, rate in members)
+        found = []
+        for steps in dict.fromkeys((about, (1,) * len(members))):
+            cycle = [(slot.job_class, slot.option, count) for (slot, _), count in zip(members, steps, strict=True)]
+            period = self.evaluator.cycle_us(pattern.kind, cycle)
+            if period is None:
+                break
+            rates: dict[Slot, float] = defaultdict(float)
+            for (slot, _), count in zip(members, steps, strict=True):
+                rates[slot] += count / period * patterns.MICROSECONDS
+            host = sum(self.instance.option(pattern.kind, slot).host_us * rate for slot, rate in rates.items())
+            slots = tuple(replace(slot, rate=rate) for slot, rate in rates.items())
+            found.append(replace(pattern, slots=slots, host=host / patterns.MICROSECONDS))
+        return found
+
+    # -- small changes ------------------------------------------------------------------------------
+
+    def improve(self, seeds: Sequence[Schedule], best_us: int) -> list[_Judged]:
+        """Search by estimate from each seed, then by the simulator itself as far as the effort goes."""
+        evaluator, instance, effort = self.evaluator, self.instance, self.options.effort
+
+        def estimate(each: Schedule) -> tuple[int, ...] | None:
+            return estimate_us(evaluator, each)
+
+        path: list[tuple[tuple[int, ...], Schedule]] = []
+        before = evaluator.lines
+        for number, seed in enumerate(seeds):
+            limit = before + (effort - before) * (number + 1) // (2 * len(seeds))
+            apart = climb(seed, instance, estimate, lambda to=limit: evaluator.lines > to, joined=False)  # type: ignore[misc]
+            path += apart
+            if apart:
+                path += climb(apart[0][1], instance, estimate, lambda to=limit: evaluator.lines > to)  # type: ignore[misc]
+        path.sort(key=lambda each: each[0])
+        finalists = [each for _, each in path[:FINALISTS]]
+        judged = [(result[0], each) for each in finalists if (result := self.judge([decisions(instance, each)]))]
+        if not judged:
+            return []
+        first, near = min(judged, key=lambda each: each[0].makespan_us)
+
+        def value(each: Schedule) -> tuple[int, ...] | None:
+            estimate = estimate_us(evaluator, each)
+            if estimate is None or estimate[0] > PROMISING * min(best_us, first.makespan_us):
+                return None
+            makespan_us = evaluator.makespan_us(decisions(instance, each))
+            return None if makespan_us is None else (makespan_us,)
+
+        climbed = climb(near, instance, value, lambda: evaluator.lines > effort)
+        found = [_Judged(makespan_us=worth[0], phases=decisions(instance, each)) for worth, each in climbed]
+        return [*(each for each, _ in judged), *found]
+
+
+def _worth(found: tuple[str, _Judged]) -> int:
+    return found[1].makespan_us
+
+
+__all__ = ["SolverOptions", "schedule"]

@@ -1,0 +1,89 @@
+"""A placement with what lists need to know of its job: sizes, times and rates on its device."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+
+from plans.durations import backward_us, forward_us, load_rate, profile_of, spill_rate, update_us
+from plans.facts import Layout
+from plans.plan import Placement
+from plans.workload import Cluster
+
+
+class JobView:
+    """One placement with what lists need to know of its job."""
+
+    def __init__(
+        self, placement: Placement, layout: Layout, cluster: Cluster, microbatches: int, state_copies: int
+    ) -> None:
+        self.placement = placement
+        self.layout = layout
+        self.microbatches = microbatches
+        self.state_copies = state_copies
+        self.device = next(device for device in cluster.devices if device.name == placement.device)
+        self.profile = profile_of(cluster, self.device.profile)
+        self.host_profile = profile_of(cluster, cluster.host_profile)
+        self.load_rate = load_rate(cluster, self.device)
+        self.spill_rate = spill_rate(cluster, self.device)
+        self.resident = frozenset(placement.resident)
+        self.keep = frozenset(placement.keep)
+        self.on_device = frozenset(
+            slab.name for slab in layout.slabs if slab.trainable_bytes and slab.name in placement.device_updates
+        )
+        self.slabs = {slab.name: slab for slab in layout.slabs}
+        self.gradients = {number: dict(shard.gradient_bytes) for number, shard in enumerate(layout.shards)}
+
+    @property
+    def name(self) -> str:
+        return self.placement.job
+
+    def bytes_of(self, slab: str, what: str) -> int:
+        facts = self.slabs[slab]
+        return facts.parameter_bytes if what == "parameters" else self.state_copies * facts.trainable_bytes
+
+    def state_on_device(self, slab: str) -> bool:
+        """Also of an optimizer without state: an update reads the region, though it be empty."""
+        return slab in self.on_device and self.slabs[slab].trainable_bytes > 0
+
+    def forward_us(self, shard: int) -> int:
+        return forward_us(self.layout.shards[shard], self.profile.name)
+
+    def backward_us(self, shard: int) -> int:
+        time = backward_us(self.layout.shards[shard], self.profile.name)
+        return time if shard in self.keep else time + self.forward_us(shard)
+
+    def update_us(self, slab: str, *, host: bool) -> int:
+        return update_us(self.slabs[slab], self.state_copies, self.host_profile if host else self.profile)
+
+    @cached_property
+    def last_group(self) -> dict[str, int]:
+        """Slab -> the shard whose backward is the last to read it."""
+        return {slab.name: min(slab.readers) for slab in self.layout.slabs}
+
+    @cached_property
+    def last_readers(self) -> dict[int, int]:
+        """Shard -> the shard whose backward is the last to read its activations."""
+        return {producer: min(numbers) for producer, numbers in self._readers.items()}
+
+    @cached_property
+    def first_readers(self) -> dict[int, int]:
+        """Shard -> the shard whose forward is the last, and whose backward the first, to read its activations."""
+        return {producer: max(numbers) for producer, numbers in self._readers.items()}
+
+    @cached_property
+    def _readers(self) -> dict[int, list[int]]:
+        readers: dict[int, list[int]] = defaultdict(list)
+        for number, shard in enumerate(self.layout.shards):
+            for producer in shard.reads:
+                readers[producer].append(number)
+        return readers
+
+    @cached_property
+    def first_gradient(self) -> dict[int, int]:
+        """Shard -> the shard whose backward begins the gradient of its activations."""
+        result: dict[int, int] = {}
+        for number, shard in enumerate(self.layout.shards):
+            for producer in shard.gradients_to:
+                result[producer] = number
+        return result

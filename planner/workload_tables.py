@@ -1,0 +1,289 @@
+"""The tables of a workload file: each key with its meaning, checked by pydantic, each mistake told in our words.
+
+A field's description is both the documentation of its key and what a mistake's message says is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from plans.optimizer import ARGUMENTS
+from plans.quantities import parse_bytes, parse_rate
+from plans.workload import Target, Value
+
+Location = tuple[str | int, ...]
+SHORTHAND = {"model": "call", "data": "call", "loss": "call", "optimizer": "name"}
+"""Tables that may be written as a text alone -> the key that the text stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One mistake in a workload file."""
+
+    path: str
+    """Dotted TOML path, list positions from 0."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+def _bytes(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _rate(value: object) -> object:
+    return parse_rate(value) if isinstance(value, str) else value
+
+
+def _argument(value: object) -> Value:
+    """A value that a plan can hold: JSON's, lists as tuples, no tables, no NaN."""
+    match value:
+        case bool() | int() | str():
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise ValueError(f"{value} cannot stand in a plan; write a finite number")
+            return value
+        case list():
+            return tuple(_argument(each) for each in value)
+        case dict():
+            raise ValueError("a table cannot be an argument; write a callable of your own that makes it")
+        case _:
+            raise ValueError(f"a {type(value).__name__} cannot be an argument; write it as text")
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+Rate = Annotated[int, BeforeValidator(_rate), Field(ge=1)]
+Argument = Annotated[Any, BeforeValidator(_argument)]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class LinkTable(Table):
+    """A bandwidth: a rate for both directions, or a table of both."""
+
+    load: Rate | None = Field(
+        default=None, description='host to device, a rate such as "12GB/s"; without it: as fast as copies are'
+    )
+    spill: Rate | None = Field(
+        default=None, description='device to host, a rate such as "12GB/s"; without it: as fast as copies are'
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_rate(cls, value: object) -> object:
+        return (
+            {"load": value, "spill": value} if isinstance(value, str | int) and not isinstance(value, bool) else value
+        )
+
+
+class HostTable(Table):
+    memory: Size = Field(description='host memory that the run may take, a size such as "64GiB"')
+    update_workers: int = Field(
+        default=1, ge=1, le=1024, description="threads that run optimizer updates, a whole number from 1"
+    )
+    profile: str | None = Field(default=None, description="as cluster.profile, for the host's updates")
+
+
+class DeviceTable(Table):
+    name: Name = Field(description="a unique name of letters, digits and . _ - (numbered from 0 where count is given)")
+    count: int | None = Field(default=None, ge=1, le=4096, description="how many equal devices, a whole number from 1")
+    backing: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description='"cpu", "cuda:N" (several may share one), or "cuda": the device\'s own number',
+    )
+    budget: Size = Field(description='memory that the device may use, a size such as "11GiB"')
+    link: str | None = Field(
+        default=None, description="the name of a link in cluster.links, shared with the other devices that name it"
+    )
+    bandwidth: LinkTable | None = Field(
+        default=None,
+        description='of a link of its own: a rate such as "12GB/s", or { load = "12GB/s", spill = "10GB/s" }',
+    )
+    profile: str | None = Field(default=None, description="as cluster.profile, for this device")
+
+
+class ClusterTable(Table):
+    profile: str | None = Field(
+        default=None,
+        description='speeds: a file that `hydraplan profile -o FILE` wrote, or a catalogue entry such as "rtx-2080-ti"',
+    )
+    links: dict[Name, LinkTable] = Field(default={}, description='links that devices share: { pcie = "24GB/s" }')
+    host: HostTable = Field(description="the table [cluster.host]")
+    devices: list[DeviceTable] = Field(min_length=1, description="at least one table [[cluster.devices]]")
+
+
+class TargetTable(Table):
+    """A callable with its keyword arguments, or its path alone."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    __pydantic_extra__: dict[str, Argument]
+
+    call: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
+        description='what to import and call, "package.module:callable"; all other keys are its arguments',
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: object) -> object:
+        return {"call": value} if isinstance(value, str) else value
+
+    def target(self) -> Target:
+        return Target(path=self.call, arguments=tuple(sorted((self.model_extra or {}).items())))
+
+
+class OptimizerTable(Table):
+    """An optimizer of torch with its arguments, or its name alone."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    __pydantic_extra__: dict[str, Argument]
+
+    name: Literal["SGD", "Adam", "AdamW"] = Field(
+        description='one of "SGD", "Adam", "AdamW"; all other keys are its arguments in torch.optim'
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known_arguments(self) -> OptimizerTable:
+        known = ARGUMENTS[self.name]
+        wrong = [f"{name!r}{_nearest(name, known)}" for name in sorted(set(self.model_extra or {}) - known)]
+        if wrong:
+            raise ValueError(f"{self.name} takes no {', '.join(wrong)}; it takes {', '.join(sorted(known))}")
+        return self
+
+    def target(self) -> Target:
+        return Target(path=self.name, arguments=tuple(sorted((self.model_extra or {}).items())))
+
+
+class JobTable(Table):
+    name: Name = Field(description="a unique name of letters, digits and . _ - (a sweep appends its values)")
+    model: TargetTable = Field(
+        description=(
+            '{ call = "transformers:ClassName", ... } with configuration values, '
+            'or { call = "package.module:callable", ... } with arguments'
+        )
+    )
+    data: TargetTable = Field(description='{ call = "package.module:callable", ... } that returns a map-style data set')
+    loss: TargetTable | None = Field(
+        default=None,
+        description='{ call = "package.module:callable" }: loss(model, batch); without it: model(**batch).loss',
+    )
+    optimizer: OptimizerTable = Field(description='{ name = "AdamW", lr = 1e-3, ... }, or "SGD", "Adam"')
+    steps: int | None = Field(default=None, ge=1, description="training steps, a whole number from 1; or give epochs")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="passes over the data, a whole number from 1 (an incomplete last batch is dropped); or give steps",
+    )
+    batch_size: int = Field(ge=1, description="samples in a training step, a whole number from 1")
+    microbatches: int = Field(
+        default=1,
+        ge=1,
+        description="equal slices of a batch whose gradients add up, a whole number that divides batch_size",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="of initial weights, dropout and data order; a whole number from 0"
+    )
+    threads: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="CPU threads of one cell, a whole number from 1; part of the job's numerics",
+    )
+    precision: Literal["fp32"] = Field(default="fp32", description='"fp32" (no other yet)')
+
+
+TableType = TypeVar("TableType", bound=Table)
+
+
+def dotted(location: Iterable[str | int], base: str) -> str:
+    """`jobs[0]` and ("model", "n_layer") -> `jobs[0].model.n_layer`."""
+    path = base
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path
+
+
+def check_table(
+    kind: type[TableType], raw: object, base: str, path_of: Callable[[Location, str], str] = dotted
+) -> tuple[TableType | None, list[Problem]]:
+    """Check one table; returns it, or every mistake in it. `path_of` maps a location in it to the file's path."""
+    try:
+        return kind.model_validate(raw), []
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors(include_url=False):
+            location = tuple(part for part in detail["loc"] if part != "[key]")
+            problems.append(Problem(path=path_of(location, base), text=_explain(kind, location, detail)))
+        return None, problems
+
+
+def _explain(kind: type[Table], location: Location, detail: Any) -> str:
+    right = _description(kind, location)
+    match detail["type"]:
+        case "missing":
+            return f"missing; write {right}"
+        case "extra_forbidden":
+            table = _table_at(kind, location[:-1])
+            known = [*table.model_fields, *(["sweep"] if table is JobTable else [])]
+            return "unknown key" + (_nearest(str(location[-1]), known) or f"; the keys here are {', '.join(known)}")
+        case "value_error":
+            return str(detail["ctx"]["error"])
+        case _:
+            return f"{detail['input']!r} is not right; write {right}"
+
+
+def _description(kind: type[Table], location: Location) -> str:
+    """What is right at a location: the innermost field's description."""
+    text, table = "a table", kind
+    for part in location:
+        field = table.model_fields.get(str(part))
+        if field is not None:
+            text = field.description or text
+            table = _inner(field.annotation) or table
+    return text
+
+
+def _table_at(kind: type[Table], location: Location) -> type[Table]:
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        if field is not None:
+            kind = _inner(field.annotation) or kind
+    return kind
+
+
+def _inner(annotation: Any) -> type[Table] | None:
+    """The table type within an annotation such as `list[DeviceTable]` or `LinkTable | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return annotation
+    return next((found for each in getattr(annotation, "__args__", ()) if (found := _inner(each))), None)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def keys(kind: type[Table] = ClusterTable, base: str = "cluster") -> Iterator[tuple[str, str]]:
+    """(key, meaning) of every key of a table and of the tables in it, in order; the README lists them."""
+    for name, field in kind.model_fields.items():
+        inner = _inner(field.annotation)
+        yield f"{base}.{name}", field.description or ""
+        if inner is not None and inner in (HostTable, DeviceTable):
+            yield from keys(inner, f"{base}.{name}")

@@ -1,0 +1,173 @@
+"""Static memory: every instance gets its address in its place's arena ahead, from the list alone.
+
+An instance that is held over a cycle border keeps one address through prologue, all cycles and epilogue,
+so a cycle is a ring: what is held at its end lies where the next cycle expects it.
+
+    list line      0 ........ prologue | cycle ........ | epilogue
+    held slab          [---------------|--)        [----|---)        one address
+    streamed slab                      |     [---)      |            an address for each load
+
+Addresses are first fit, the largest first. Lifetimes are in list order; that engines overlap in time is
+safe because a step that takes a region waits for the earlier users of it (`plans.hazards`).
+
+Such waits are the price of little memory. On devices memory is what is short; on the host it would be a poor
+bargain, where one job's spilled gradients would wait for another job's update. So there every job has a part
+of the arena of its own, and what it puts there lingers until some more has come after it:
+
+    spilled gradients of a job      [=====|----------)
+    (= needed, - lingering)               [=====|----------)
+                                                [=====|----------)      so spills run ahead of updates
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from plans.flow import Flow, Instance, Section
+from plans.objects import COPIES
+from plans.plan import Phase, Plan
+from plans.workload import HOST
+
+ALIGNMENT = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arenas:
+    addresses: tuple[int, ...]
+    """Instance id -> first byte in its place's arena (0 for what is not in an arena)."""
+    sizes: dict[str, int]
+    """Place -> bytes of its arena, over all phases."""
+    phase_sizes: dict[tuple[str, int], int]
+    """(device, phase) -> bytes of its arena in that phase: at a phase's border nothing is held, and it is resized."""
+
+
+def align(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def allocate(plan: Plan, flow: Flow) -> Arenas:
+    """Addresses of all instances that live in an arena."""
+    addresses = [0] * len(flow.instances)
+    sizes: dict[str, int] = defaultdict(int)
+    families: dict[tuple[str, int, str], dict[object, list[Instance]]] = defaultdict(lambda: defaultdict(list))
+    for instance in flow.instances:
+        if instance.in_arena:
+            phase = flow.sites[instance.begin].phase
+            part = instance.key.job if instance.place == HOST else ""
+            families[instance.place, phase, part][_family(flow, instance)].append(instance)
+    tops: dict[tuple[str, str], int] = defaultdict(int)
+    phase_sizes: dict[tuple[str, int], int] = {}
+    for (place, phase, part), members in families.items():
+        blocks = [_Block.of(flow, plan.phases[phase], group) for group in members.values()]
+        if place == HOST:
+            _linger(blocks, plan.phases[phase], 1 + plan.workload.cluster.update_workers)
+        top = _first_fit(blocks)
+        tops[place, part] = max(tops[place, part], top)
+        if place != HOST:
+            phase_sizes[place, phase] = top
+        for block in blocks:
+            for instance in block.instances:
+                addresses[instance.id] = block.address
+    # A job's part lies at one place in all phases: devices run ahead into the next, and must not meet others there.
+    bottoms: dict[tuple[str, str], int] = {}
+    for (place, part), top in tops.items():
+        bottoms[place, part] = sizes[place]
+        sizes[place] += top
+    for instance in flow.instances:
+        if instance.in_arena:
+            addresses[instance.id] += bottoms[instance.place, instance.key.job if instance.place == HOST else ""]
+    return Arenas(addresses=tuple(addresses), sizes=dict(sizes), phase_sizes=phase_sizes)
+
+
+def _family(flow: Flow, instance: Instance) -> object:
+    """Instances of one family share an address: copies of a cycle's line, and what is held over borders."""
+    begin, end = flow.sites[instance.begin], flow.sites[instance.end]
+    if begin[:3] != end[:3]:
+        return ("held", instance.key)
+    return (begin.section, begin.line, instance.key)
+
+
+@dataclass(slots=True)
+class _Block:
+    instances: list[Instance]
+    size: int
+    intervals: list[tuple[int, int]]
+    """Inclusive, on the line that runs through prologue, one cycle and epilogue."""
+    address: int = 0
+
+    @staticmethod
+    def of(flow: Flow, phase: Phase, instances: list[Instance]) -> _Block:
+        cycle = len(phase.prologue)
+        epilogue = cycle + len(phase.cycle)
+        first_line: dict[Section, int] = {"prologue": 0, "cycle": cycle, "epilogue": epilogue}
+        intervals: set[tuple[int, int]] = set()
+        for instance in instances:
+            begin, end = flow.sites[instance.begin], flow.sites[instance.end]
+            first, last = first_line[begin.section] + begin.line, first_line[end.section] + end.line
+            if begin[:3] == end[:3]:
+                intervals.add((first, last))
+                continue
+            # Held over borders: to the end of its list, through those between, from the start of its last.
+            intervals.add((first, cycle - 1 if begin.section == "prologue" else epilogue - 1))
+            intervals.add((first_line[end.section], last))
+            if begin.section == "prologue":
+                between = end.section == "epilogue" or end.copy > 0
+            else:
+                copies = min(phase.repeat, COPIES)
+                between = begin.copy + 1 < (copies if end.section == "epilogue" else end.copy)
+            if between and phase.cycle:
+                intervals.add((cycle, epilogue - 1))
+        return _Block(instances, align(max(instance.bytes for instance in instances)), sorted(intervals))
+
+
+def _linger(blocks: list[_Block], phase: Phase, more: int) -> None:
+    """Let each block live on until `more` blocks of its list have begun after it; cycles follow themselves."""
+    first = 0
+    for section in (phase.prologue, phase.cycle, phase.epilogue):
+        end = first + len(section)
+        ring = sorted(
+            (block for block in blocks if first <= block.intervals[0][0] < end), key=lambda block: block.intervals[0]
+        )
+        begins = [block.intervals[0][0] for block in ring]
+        for number, block in enumerate(ring):
+            low, high = block.intervals[0]
+            successor = number + more
+            if successor < len(ring):
+                block.intervals[0] = (low, max(high, begins[successor] - 1))
+                continue
+            block.intervals[0] = (low, end - 1)
+            around = begins[min(successor - len(ring), number)]
+            if section is phase.cycle and phase.repeat > 1 and around > first:
+                block.intervals.append((first, around - 1))
+        first = end
+
+
+def _first_fit(blocks: list[_Block]) -> int:
+    """Give each block the lowest address that is free over its intervals; returns the arena's size."""
+    order = sorted(blocks, key=lambda block: (-block.size, block.intervals[0]))
+    spans = [interval for block in order for interval in block.intervals]
+    lows, highs = np.array(spans, dtype=np.int64).reshape(-1, 2).T.copy()
+    bottoms = np.zeros(len(spans), dtype=np.int64)
+    tops = np.zeros(len(spans), dtype=np.int64)
+    placed = 0
+    highest = 0
+    for block in order:
+        busy = np.zeros(placed, dtype=bool)
+        for low, high in block.intervals:
+            busy |= (lows[:placed] <= high) & (highs[:placed] >= low)
+        starts, ends = bottoms[:placed][busy], tops[:placed][busy]
+        if len(starts):
+            ascending = np.argsort(starts, kind="stable")
+            # Below the lowest start, or between what ends so far and the next start, or above all.
+            free_from = np.concatenate(([0], np.maximum.accumulate(ends[ascending])))
+            free_to = np.append(starts[ascending], np.iinfo(np.int64).max)
+            block.address = int(free_from[np.argmax(free_to - free_from >= block.size)])
+        highest = max(highest, block.address + block.size)
+        after = placed + len(block.intervals)
+        bottoms[placed:after] = block.address
+        tops[placed:after] = block.address + block.size
+        placed = after
+    return highest

@@ -1,0 +1,46 @@
+"""Digests that tie a plan's lists to the decisions they were made from, and show that they were edited.
+
+sha256 of canonical text: every field by name in the order of its class, so that two equal values have one
+digest whatever the layout of the file that they came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields, is_dataclass
+
+from plans.plan import Decisions, Phase, Plan
+
+
+def decisions_digest(decisions: Decisions) -> str:
+    """Changes with anything that the lists are made from by the planner's choice."""
+    return _digest(decisions)
+
+
+def lists_digest(phases: tuple[Phase, ...]) -> str:
+    """Changes with any line of any list."""
+    return _digest(phases)
+
+
+def decisions_edited(plan: Plan) -> bool:
+    """Whether the decisions are others than those that the lists were made from."""
+    return decisions_digest(plan.decisions) != plan.lists_from
+
+
+def lists_edited(plan: Plan) -> bool:
+    """Whether the lists are others than those that the planner wrote."""
+    return lists_digest(plan.phases) != plan.lists_digest
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(_canonical(value), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _canonical(value: object) -> object:
+    if is_dataclass(value):
+        return [type(value).__name__, *([each.name, _canonical(getattr(value, each.name))] for each in fields(value))]
+    if isinstance(value, tuple):
+        return [_canonical(item) for item in value]
+    return value

@@ -1,0 +1,89 @@
+"""The most that each place ever holds, known before anything runs.
+
+A device's peak is its arena (all objects of the list) plus, outside of it, what its one compute engine
+holds in list order: the activations that kept forwards still hold, and the running cell's workspace.
+Each phase has an arena of its own size; a device takes the next one's when all of its engines are done with the last.
+Scratch that kernels allocate inside one operator is not included.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from plans.arena import Arenas
+from plans.facts import ShardFacts
+from plans.flow import Flow, layouts_of
+from plans.plan import Plan
+from plans.steps import Backward, Forward
+from plans.workload import HOST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    arena_bytes: int
+    """Largest of any phase."""
+    workspace_bytes: int
+    """Largest of any cell."""
+    kept_bytes: int
+    """Most that kept forwards hold at once."""
+    peak_bytes: int
+    """Most of all three together at any cell of any phase; below their sum where they do not meet."""
+
+
+def device_memory(plan: Plan, flow: Flow, arenas: Arenas) -> dict[str, DeviceMemory]:
+    """Device -> its use of memory, in list order."""
+    layouts = layouts_of(plan)
+    held: dict[str, int] = defaultdict(int)
+    kept: dict[tuple[str, str, int, int, int], int] = {}
+    most_workspace: dict[str, int] = defaultdict(int)
+    most_kept: dict[str, int] = defaultdict(int)
+    peaks: dict[str, int] = defaultdict(int)
+    for (device, _), size in arenas.phase_sizes.items():
+        peaks[device] = max(peaks[device], size)
+    for site in flow.sites:
+        step = site.step
+        if not isinstance(step, Forward | Backward):
+            continue
+        shard = layouts[step.job].shards[step.shard]
+        cell = (step.device, step.job, step.shard, step.step, step.microbatch)
+        workspace = _workspace_bytes(step, shard, cell in kept)
+        if isinstance(step, Forward) and step.keep:
+            kept[cell] = shard.kept_bytes
+            held[step.device] += shard.kept_bytes
+        arena = arenas.phase_sizes.get((step.device, site.phase), 0)
+        peaks[step.device] = max(peaks[step.device], arena + held[step.device] + workspace)
+        most_workspace[step.device] = max(most_workspace[step.device], workspace)
+        most_kept[step.device] = max(most_kept[step.device], held[step.device])
+        if isinstance(step, Backward):
+            held[step.device] -= kept.pop(cell, 0)
+    return {
+        device.name: DeviceMemory(
+            arena_bytes=arenas.sizes.get(device.name, 0),
+            workspace_bytes=most_workspace[device.name],
+            kept_bytes=most_kept[device.name],
+            peak_bytes=peaks[device.name],
+        )
+        for device in plan.workload.cluster.devices
+    }
+
+
+def _workspace_bytes(step: Forward | Backward, shard: ShardFacts, kept: bool) -> int:
+    """What a cell needs beside its arena objects and what is kept."""
+    if isinstance(step, Forward):
+        return shard.keep_workspace_bytes if step.keep else shard.forward_workspace_bytes
+    return shard.backward_workspace_bytes if kept else shard.recompute_workspace_bytes
+
+
+def host_peak_bytes(plan: Plan, arenas: Arenas) -> int:
+    """Host store (parameters and optimizer state of all jobs), host arena, and the largest model under construction."""
+    layouts = layouts_of(plan)
+    copies = {job.job: job.state_copies for job in plan.facts.jobs}
+    store = sum(
+        slab.parameter_bytes + copies[job] * slab.trainable_bytes
+        for job, layout in layouts.items()
+        for slab in layout.slabs
+    )
+    used = {job.graph for job in plan.facts.jobs}
+    construction = max((graph.construction_bytes for graph in plan.facts.graphs if graph.name in used), default=0)
+    return store + arenas.sizes.get(HOST, 0) + construction

@@ -1,0 +1,107 @@
+"""The workload: the jobs to train and the cluster to train them on, as frozen data.
+
+Quantities are whole numbers of bytes, microseconds, bytes per second and operations per second, with
+the unit in the field's name. Nothing here imports torch: a `Target` only names what to import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Value: TypeAlias = bool | int | float | str | tuple["Value", ...] | None
+"""What a workload may give as an argument of a model, a data set or an optimizer."""
+
+Arguments: TypeAlias = tuple[tuple[str, Value], ...]
+"""Keyword arguments, sorted by name."""
+
+HOST = "host"
+"""The reserved place name of the host: the host store and its update workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Speed of one kind of processor; a catalogue entry or a calibration, an input of the plan."""
+
+    name: str
+    flops_per_s: int
+    """Dense float32 matrix products at the threads of one cell."""
+    bytes_per_s: int
+    """Memory traffic of element-wise work."""
+    node_ns: int
+    """Fixed cost of one graph node (dispatch, launch), in nanoseconds."""
+    copy_bytes_per_s: int
+    """Host to device and back where the link sets no lower rate."""
+    update_bytes_per_s: int
+    """Fused optimizer update: bytes of parameters, gradients and state read or written per second."""
+    functions_per_s: int | None = None
+    """Element-wise special functions and random draws, in units of one tanh; None: memory traffic bounds
+    them (GPUs)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A path between host memory and one or more devices; each direction carries one copy at a time."""
+
+    name: str
+    load_bytes_per_s: int | None
+    """Host to device; None: not limited beyond the profile's copy rate."""
+    spill_bytes_per_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A logical accelerator with a memory budget."""
+
+    name: str
+    backing: str
+    """`cpu` or `cuda:N`; several devices may share one backing."""
+    budget_bytes: int
+    link: str
+    profile: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    devices: tuple[Device, ...]
+    links: tuple[Link, ...]
+    profiles: tuple[Profile, ...]
+    host_memory_bytes: int
+    host_profile: str
+    """Profile that says how fast the host updates."""
+    update_workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Something to import and call: `package.module:callable` with keyword arguments."""
+
+    path: str
+    arguments: Arguments = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One model to train. Everything here is part of the job's numerics but for its name."""
+
+    name: str
+    model: Target
+    data: Target
+    loss: Target | None
+    """`loss(model, batch) -> scalar`; None: `model(**batch).loss`."""
+    optimizer: Target
+    """`SGD`, `Adam` or `AdamW` with torch's arguments."""
+    steps: int
+    batch_size: int
+    microbatches: int
+    seed: int
+    threads: int
+    """Intra-op threads of one cell."""
+    precision: str
+    """`fp32`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    cluster: Cluster
+    jobs: tuple[Job, ...]

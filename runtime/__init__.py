@@ -1,0 +1,28 @@
+"""The runtime: a plan in, trained models out.
+
+What it offers is imported when it is first asked for, so `import runtime` does not bring torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.execution import execute
+    from runtime.results import DeviceResult, JobResult, RunResult
+
+__all__ = ["DeviceResult", "JobResult", "RunResult", "execute"]
+
+_HOME = {
+    "DeviceResult": "runtime.results",
+    "JobResult": "runtime.results",
+    "RunResult": "runtime.results",
+    "execute": "runtime.execution",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

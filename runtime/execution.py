@@ -1,0 +1,124 @@
+"""Execute a plan: verify it, train what it says and nothing else, leave a run directory.
+
+plan -> check -> prepare (models, data, drift) -> train (replay) -> weights, losses, record
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plans.check import check
+from plans.errors import InvalidPlanError
+from plans.flow import layouts_of
+from plans.plan import Plan
+from plans.text import dumps
+from runtime.prepare import prepare
+from runtime.progress import NoProgress, Progress
+from runtime.replay import ComputeContext
+from runtime.results import (
+    DeviceResult,
+    JobResult,
+    RunResult,
+    file_name,
+    finish_times,
+    new_directory,
+    record,
+    refuse_existing,
+    write_losses,
+    write_record,
+    write_weights,
+)
+from runtime.store import HostStore
+from runtime.training import Trained, busy_us, host_backing, no_context, open_devices, train
+
+
+def execute(
+    plan: Plan,
+    directory: Path | str,
+    *,
+    progress: Progress | None = None,
+    compute_context: ComputeContext = no_context,
+) -> RunResult:
+    """Train all jobs of a plan and write the run directory.
+
+    Jobs that fail are in the result (`RunResult.failed`); the others finish.
+    Raises InvalidPlanError, StalePlanError and RunError before anything trains.
+    """
+    directory = Path(directory)
+    shown = NoProgress() if progress is None else progress
+    findings = check(plan)
+    if findings:
+        raise InvalidPlanError(findings)
+    refuse_existing(directory)
+    for device in open_devices(plan.workload.cluster).values():
+        device.close()
+    store = HostStore(host_backing(plan.workload.cluster).host_memory)
+    prepared = prepare(plan, store)
+    with new_directory(directory) as aside:
+        shown.begin({job.name: job.steps for job in plan.workload.jobs})
+        try:
+            trained = train(
+                plan,
+                graphs=prepared.graphs,
+                sources=prepared.data,
+                store=store,
+                progress=shown,
+                compute_context=compute_context,
+            )
+        finally:
+            shown.end()
+        result = _result(plan, trained, directory)
+        _write(aside, plan, trained, store, result)
+    return result
+
+
+def _result(plan: Plan, trained: Trained, directory: Path) -> RunResult:
+    finish = finish_times(plan, trained)
+    predicted = {job.job: job.finish_us for job in plan.predictions.jobs}
+    peaks = {device.device: device.peak_bytes for device in plan.predictions.devices}
+    busy = busy_us(trained)
+    shards = {job: len(layout.shards) for job, layout in layouts_of(plan).items()}
+    return RunResult(
+        directory=directory,
+        predicted_makespan_us=plan.predictions.makespan_us,
+        makespan_us=max(finish.values(), default=0),
+        jobs=tuple(
+            JobResult(
+                job=job.name,
+                shards=shards[job.name],
+                steps=job.steps,
+                losses=trained.losses[job.name],
+                predicted_finish_us=predicted[job.name],
+                finish_us=finish[job.name],
+                error=trained.failures[job.name].message if job.name in trained.failures else None,
+                weights=None if job.name in trained.failures else directory / "weights" / file_name(job.name),
+            )
+            for job in plan.workload.jobs
+        ),
+        devices=tuple(
+            DeviceResult(
+                device=device.name,
+                budget_bytes=device.budget_bytes,
+                predicted_peak_bytes=peaks[device.name],
+                arena_bytes=trained.devices[device.name].arena_bytes,
+                kept_bytes=trained.devices[device.name].kept_bytes,
+                peak_bytes=trained.devices[device.name].peak_bytes,
+                compute_us=busy.get((device.name, "compute"), 0),
+                load_us=busy.get((device.name, "load"), 0),
+                spill_us=busy.get((device.name, "spill"), 0),
+            )
+            for device in plan.workload.cluster.devices
+        ),
+    )
+
+
+def _write(aside: Path, plan: Plan, trained: Trained, store: HostStore, result: RunResult) -> None:
+    (aside / "plan.json").write_text(dumps(plan))
+    for job, done in zip(plan.workload.jobs, result.jobs, strict=True):
+        write_losses(aside / "losses" / f"{file_name(job.name)}.csv", done.losses)
+        if done.weights is not None:
+            write_weights(aside / "weights" / file_name(job.name), job, store)
+    write_record(aside / "record.json", record(plan, result, trained))
+
+
+__all__ = ["DeviceResult", "JobResult", "RunResult", "execute"]

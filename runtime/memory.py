@@ -1,0 +1,75 @@
+"""Bind a program to memory: a region for every instance of the flow, on the device or host place it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from planner.frontend.program import ShardedGraph, TensorLayout
+from plans.flow import Instance, Key
+from plans.workload import HOST
+from runtime.program import Program
+from runtime.regions import Region, View
+from runtime.store import HostStore, state_layouts
+
+
+class Memory:
+    """Regions by instance. Instances at one address with one layout share a region's views, not its contents."""
+
+    def __init__(
+        self,
+        *,
+        program: Program,
+        graphs: Mapping[str, ShardedGraph],
+        state_copies: Mapping[str, int],
+        store: HostStore,
+        views: Mapping[str, View],
+    ) -> None:
+        """`views`: place (devices and host) -> views of its arena."""
+        self._graphs = graphs
+        self._state_copies = state_copies
+        self._store = store
+        self._views = views
+        self._regions: dict[object, Region] = {}
+        addresses = program.arenas.addresses
+        self._of = [self._bind(instance, addresses[instance.id]) for instance in program.flow.instances]
+
+    def of(self, instance: Instance) -> Region:
+        return self._of[instance.id]
+
+    def _bind(self, instance: Instance, address: int) -> Region:
+        key = instance.key
+        if not instance.in_arena:
+            slab = self._store.slab(key.job, key.slab)
+            return slab.parameters if key.kind == "parameters" else slab.optimizer
+        # what one engine's copies of an iteration share must be one object: a key's region is found by place
+        # and address, and a region's contents follow the list's order as its bytes do
+        identity = (instance.place, address, key.kind, key.job, key.slab, key.shard)
+        region = self._regions.get(identity)
+        if region is None:
+            region = Region(self._views[instance.place], address, instance.bytes, self._layouts(key))
+            self._regions[identity] = region
+            if key.kind in ("parameters", "optimizer", "batch"):
+                region.fill()
+        return region
+
+    def _layouts(self, key: Key) -> tuple[TensorLayout, ...]:
+        graph = self._graphs[key.job]
+        match key.kind:
+            case "parameters":
+                return next(slab for slab in graph.slabs if slab.name == key.slab).entries
+            case "optimizer":
+                slab = next(slab for slab in graph.slabs if slab.name == key.slab)
+                return state_layouts(slab, self._state_copies[key.job])
+            case "activations":
+                return graph.activations[key.shard].tensors
+            case "activation_gradients":
+                return graph.activation_gradients[key.shard].tensors
+            case "batch":
+                return graph.batch[key.shard].tensors
+            case "gradients":
+                return dict(graph.parameter_gradients[key.shard])[key.slab].tensors
+
+
+def places(program: Program) -> set[str]:
+    """Every place that holds something in an arena, the host included."""
+    return {instance.place for instance in program.flow.instances if instance.in_arena} | {HOST}

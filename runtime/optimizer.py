@@ -1,0 +1,142 @@
+"""Optimizer updates of one slab, on the host or on a device: PyTorch's fused kernels on per-parameter views.
+
+Bit-equal to `torch.optim.X(parameters, fused=True).step()`: the kernels get a list of views, not the flat slab, whose
+vector tails would fall elsewhere (EXACTNESS.md, rule 11). The step count is the job's training step, so there
+is no state but what lies in the slab.
+
+The gradients of a parameter come by use site, in a region for each shard that reads the slab. They add up in
+reverse graph order, in place, before the kernel (rule 14); a parameter without any is skipped (rule 15).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from planner.frontend.program import SlabLayout
+from plans.optimizer import state_names
+from plans.workload import Target
+from runtime.regions import Region
+
+Kernel: TypeAlias = Callable[[list[Tensor], list[Tensor], list[list[Tensor]], int], None]
+"""(parameters, gradients, state copies of each, training step from 0): update in place."""
+
+
+def kernel_of(optimizer: Target) -> Kernel:
+    """The fused kernel of an optimizer with its arguments; defaults are torch.optim's."""
+    state_names(optimizer)  # refuses what is unknown
+    arguments: dict[str, Any] = dict(optimizer.arguments)
+    if optimizer.path == "SGD":
+        return _sgd(arguments)
+    return _adam(arguments, decoupled=optimizer.path == "AdamW")
+
+
+def _sgd(arguments: dict[str, Any]) -> Kernel:
+    momentum = float(arguments.get("momentum", 0))
+    options: dict[str, Any] = {
+        "weight_decay": float(arguments.get("weight_decay", 0)),
+        "momentum": momentum,
+        "lr": float(arguments.get("lr", 1e-3)),
+        "dampening": float(arguments.get("dampening", 0)),
+        "nesterov": bool(arguments.get("nesterov", False)),
+        "maximize": bool(arguments.get("maximize", False)),
+    }
+
+    def update(parameters: list[Tensor], gradients: list[Tensor], state: list[list[Tensor]], step: int) -> None:
+        buffers = state[0] if momentum else []
+        torch._fused_sgd_(parameters, gradients, buffers, is_first_step=bool(momentum) and step == 0, **options)
+
+    return update
+
+
+def _adam(arguments: dict[str, Any], *, decoupled: bool) -> Kernel:
+    beta1, beta2 = arguments.get("betas", (0.9, 0.999))
+    amsgrad = bool(arguments.get("amsgrad", False))
+    options: dict[str, Any] = {
+        "lr": float(arguments.get("lr", 1e-3)),
+        "beta1": float(beta1),
+        "beta2": float(beta2),
+        "weight_decay": float(arguments.get("weight_decay", 1e-2 if decoupled else 0)),
+        "eps": float(arguments.get("eps", 1e-8)),
+        "amsgrad": amsgrad,
+        "maximize": bool(arguments.get("maximize", False)),
+    }
+    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+
+    def update(parameters: list[Tensor], gradients: list[Tensor], state: list[list[Tensor]], step: int) -> None:
+        count = torch.tensor(float(step + 1), device=parameters[0].device)
+        largest = state[2] if amsgrad else []
+        kernel(parameters, gradients, state[0], state[1], largest, [count] * len(parameters), **options)
+
+    return update
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """One trained parameter with its state and the places of its gradients, in the order in which they add up."""
+
+    parameter: Tensor
+    state: tuple[Tensor, ...]
+    sites: tuple[tuple[Region, str], ...]
+
+
+class SlabUpdate:
+    """The update of one slab in one place: memory is bound once, `apply` runs every step."""
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        slab: SlabLayout,
+        state_copies: int,
+        use_sites: Mapping[str, Sequence[tuple[int, str]]],
+        parameters: Region,
+        optimizer: Region,
+        gradients: Mapping[int, Region],
+    ) -> None:
+        """`gradients`: reader shard -> the region of its accumulated gradients."""
+        self._kernel = kernel
+        self._state_copies = state_copies
+        self._trained = [
+            _Trained(
+                parameters.laid_out(entry.name),
+                tuple(optimizer.laid_out(f"{copy}/{entry.name}") for copy in range(state_copies)),
+                tuple((gradients[shard], site) for shard, site in use_sites[entry.name] if shard in gradients),
+            )
+            for entry in slab.entries
+            if entry.requires_grad
+        ]
+
+    def apply(self, step: int) -> None:
+        """Update by the gradients that are there; `step` counts the job's training steps from 0."""
+        parameters: list[Tensor] = []
+        gradients: list[Tensor] = []
+        state: list[list[Tensor]] = [[] for _ in range(self._state_copies)]
+        for trained in self._trained:
+            gradient = _total(trained.sites)
+            if gradient is None:
+                continue
+            parameters.append(trained.parameter)
+            gradients.append(gradient)
+            for copies, copy in zip(state, trained.state, strict=True):
+                copies.append(copy)
+        if parameters:
+            self._kernel(parameters, gradients, state, step)
+
+
+def _total(sites: Sequence[tuple[Region, str]]) -> Tensor | None:
+    """Add up the use sites' gradients into the first of them."""
+    total: Tensor | None = None
+    for region, name in sites:
+        gradient = region.tensors.get(name)
+        if gradient is None:
+            continue
+        if total is None:
+            total = gradient
+        else:
+            total.add_(gradient)
+    return total

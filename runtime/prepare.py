@@ -1,0 +1,123 @@
+"""Before anything trains: open the data, build each real model once, hold both against the plan, fill the store.
+
+    data sets -> fingerprints -> drift?
+    job by job: build -> trace -> digest -> drift?  -> shard -> sizes -> drift?  -> host store -> free
+
+Models are built one at a time; all that has drifted is reported at once, and nothing has trained then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.frontend.build import Known, build, same_graph_cause
+from planner.frontend.data import JobData, open_data
+from planner.frontend.fingerprints import drift, fingerprints, graph_drift, stale
+from planner.frontend.program import ShardedGraph
+from planner.frontend.sharded import shard
+from planner.frontend.traced import TracedGraph
+from plans.errors import Finding, StalePlanError
+from plans.facts import Layout
+from plans.flow import layouts_of
+from plans.plan import Plan
+from plans.workload import Job
+from runtime.store import HostStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    data: Mapping[str, JobData]
+    graphs: Mapping[str, ShardedGraph]
+    """By job; jobs of one graph and one choice of cuts share theirs."""
+
+
+def prepare(plan: Plan, store: HostStore) -> Prepared:
+    """Fill the store and return what training needs besides.
+
+    Raises StalePlanError, naming all that drifted, old and new; WorkloadError and TraceError where the
+    user's code fails.
+    """
+    data = {job.name: open_data(job) for job in plan.workload.jobs}
+    drifted = list(drift(plan.fingerprints, fingerprints(plan.workload.jobs, data)))
+    graphs: dict[str, ShardedGraph] = {}
+    traces: dict[object, Known] = {}
+    shared: dict[tuple[str, tuple[int, ...]], ShardedGraph] = {}
+    layouts = layouts_of(plan)
+    state_copies = {job.job: job.state_copies for job in plan.facts.jobs}
+    for job in plan.workload.jobs:
+        layout = layouts[job.name]
+        batch = data[job.name].microbatch(0, 0)
+        cause = same_graph_cause(job, batch)
+        model, traced = build(job, batch, known=traces.get(cause))
+        traces[cause] = Known.of(model, traced)
+        found = graph_drift(plan.facts, job.name, traced.digest) or _cut_drift(job, traced, plan)
+        if not found:
+            key = (layout.graph, layout.cuts)
+            if key not in shared:
+                shared[key] = shard(traced, layout.cuts)
+            graphs[job.name] = shared[key]
+            found = size_drift(job.name, shared[key], layout, f"/facts/layouts/{plan.facts.layouts.index(layout)}")
+        drifted += found
+        if not drifted:
+            store.add(job.name, graphs[job.name], state_copies[job.name], model)
+        del model
+    if drifted:
+        raise StalePlanError(drifted)
+    return Prepared(data=data, graphs=graphs)
+
+
+def _cut_drift(job: Job, traced: TracedGraph, plan: Plan) -> tuple[Finding, ...]:
+    number, cuts = next((n, each.cuts) for n, each in enumerate(plan.decisions.cuts) if each.job == job.name)
+    refused = [cut for cut in cuts if cut not in traced.cut_positions]
+    if not refused:
+        return ()
+    cause = f"cuts of {job.name}: planned at {list(cuts)}, now {refused} cannot be cut at"
+    return (stale(f"/decisions/cuts/{number}/cuts", cause),)
+
+
+def size_drift(job: str, graph: ShardedGraph, layout: Layout, pointer: str) -> tuple[Finding, ...]:
+    """Facts that the graph, as it is cut now, contradicts: each with the planned and the present figure.
+
+    `pointer`: of the layout in the plan.
+    """
+    planned: dict[str, object] = {}
+    now: dict[str, object] = {}
+    for slab in layout.slabs:
+        name = f"slab {slab.name}"
+        planned[f"{name}, readers"] = slab.readers
+        planned[f"{name}, parameter bytes"] = slab.parameter_bytes
+        planned[f"{name}, trained bytes"] = slab.trainable_bytes
+    for each in graph.slabs:
+        name = f"slab {each.name}"
+        now[f"{name}, readers"] = each.readers
+        now[f"{name}, parameter bytes"] = each.parameter_bytes
+        now[f"{name}, trained bytes"] = each.trainable_bytes
+    for number, facts in enumerate(layout.shards):
+        name = f"shard {number}"
+        planned[f"{name}, reads"] = facts.reads
+        planned[f"{name}, gradients to"] = facts.gradients_to
+        planned[f"{name}, activation bytes"] = facts.activation_bytes
+        planned[f"{name}, activation gradient bytes"] = facts.activation_gradient_bytes
+        planned[f"{name}, batch bytes"] = facts.batch_bytes
+        planned[f"{name}, gradient bytes"] = facts.gradient_bytes
+    for number, activations in enumerate(graph.activations):
+        name = f"shard {number}"
+        now[f"{name}, reads"] = graph.reads[number]
+        now[f"{name}, gradients to"] = graph.gradients_to[number]
+        now[f"{name}, activation bytes"] = activations.size_bytes
+        now[f"{name}, activation gradient bytes"] = graph.activation_gradients[number].size_bytes
+        now[f"{name}, batch bytes"] = graph.batch[number].size_bytes
+        now[f"{name}, gradient bytes"] = tuple(
+            (slab, sites.size_bytes) for slab, sites in graph.parameter_gradients[number]
+        )
+    at = {f"slab {slab.name}": f"{pointer}/slabs/{number}" for number, slab in enumerate(layout.slabs)}
+    at |= {f"shard {number}": f"{pointer}/shards/{number}" for number in range(len(layout.shards))}
+    return tuple(
+        stale(
+            at.get(what.split(",")[0], pointer),
+            f"{job}, {what}: planned {planned.get(what, 'none')}, now {now.get(what, 'none')}",
+        )
+        for what in dict.fromkeys([*planned, *now])
+        if planned.get(what) != now.get(what)
+    )

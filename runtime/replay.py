@@ -1,0 +1,162 @@
+"""Replay a program: every engine takes its own steps in list order, waits for what they depend on, runs them.
+
+    device gpu0   compute thread   F0 F1 F2 ...      one thread a stream; nothing is decided here
+                  load thread      L0 L1 ...
+                  spill thread     S0 ...
+    host          workers          take ready updates (`runtime.updates`)
+
+A step that fails ends its job: its later steps are passed over (their events happen all the same, so
+nobody waits for ever) and all other jobs go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from threading import Thread
+from typing import NamedTuple, TypeAlias
+
+from runtime.device import Device, Stream
+from runtime.failures import Failures, describe
+from runtime.operations import KeptCells, Operation
+from runtime.program import Lane, Program, Segment
+from runtime.timelines import HostTimeline, Timeline
+from runtime.updates import Bound, HostUpdates, Part
+
+ComputeContext: TypeAlias = Callable[[str], AbstractContextManager[object]]
+"""Device -> what its compute thread runs inside of (a test installs a dispatch mode by it)."""
+
+
+class Span(NamedTuple):
+    """When one step ran."""
+
+    site: int
+    iteration: int
+    start_ns: int
+    finish_ns: int
+
+
+class Replay:
+    """One run of a program on open devices."""
+
+    def __init__(
+        self,
+        *,
+        program: Program,
+        operations: Sequence[Operation | None],
+        begins: Mapping[int, Callable[[], None]],
+        devices: Mapping[str, Device],
+        kept: Mapping[str, KeptCells],
+        update_workers: int,
+        failures: Failures,
+        compute_context: ComputeContext,
+    ) -> None:
+        """`begins`: what is done before a computing site, whatever has become of its job."""
+        self._program, self._operations, self._devices = program, operations, devices
+        self._begins = begins
+        self._kept, self._failures, self._compute_context = kept, failures, compute_context
+        self._timelines: dict[Lane, Timeline] = {
+            lane: HostTimeline() if lane.engine == "update" else self._stream(lane).timeline for lane in program.lanes
+        }
+        self._parts = {lane: self._bind(segments) for lane, segments in program.lanes.items()}
+        hosted = {lane: self._parts[lane] for lane in program.host_lanes()}
+        self._updates = HostUpdates(hosted, self._timelines, update_workers, self._perform)
+
+    def run(self) -> None:
+        """Run all steps; returns when all engines are done. What failed is in `failures`."""
+        threads = [
+            Thread(target=self._drive, args=(lane,), name=f"{lane.place} {lane.engine}") for lane in self._engines()
+        ]
+        threads += self._updates.threads()
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as error:  # an interrupt: all jobs end here, and the threads run out quickly
+            self._fail_all("the run", error)
+            for thread in threads:
+                thread.join()
+            raise
+
+    def spans(self) -> Iterator[Span]:
+        """When each step ran, engine by engine; after `run`."""
+        for lane in self._engines():
+            spans = iter(self._stream(lane).spans())
+            for segment, steps in self._parts[lane]:
+                for repetition in range(segment.repeat):
+                    for bound in steps:
+                        yield Span(bound.site, segment.first_iteration + repetition, *next(spans))
+        for ran, stream in zip(self._updates.ran, self._updates.streams, strict=True):
+            for (site, iteration), span in zip(ran, stream.spans(), strict=True):
+                yield Span(site, iteration, *span)
+
+    def _engines(self) -> list[Lane]:
+        return [lane for lane in self._parts if lane.engine != "update"]
+
+    def _stream(self, lane: Lane) -> Stream:
+        device = self._devices[lane.place]
+        return {"compute": device.compute, "load": device.load, "spill": device.spill}[lane.engine]
+
+    def _bind(self, segments: Sequence[Segment]) -> tuple[Part, ...]:
+        parts = []
+        for segment in segments:
+            steps = []
+            for each in segment.instructions:
+                operation = self._operations[each.site]
+                assert operation is not None
+                waits = tuple((self._timelines[wait.lane], wait.count, wait.stride) for wait in each.waits)
+                steps.append(
+                    Bound(waits, operation, each.site, each.step.job, each.training_step, each.training_stride)
+                )
+            parts.append(Part(segment, tuple(steps)))
+        return tuple(parts)
+
+    def _drive(self, lane: Lane) -> None:
+        """An engine's thread."""
+        if lane.engine != "compute":
+            self._run_steps(lane, None)
+            return
+        try:
+            with self._compute_context(lane.place):
+                self._run_steps(lane, self._kept[lane.place])
+        except BaseException as error:
+            self._failures.fatal = error
+            self._fail_all(f"the context of {lane.place}'s compute thread", error)
+            self._pass_over(lane)
+
+    def _run_steps(self, lane: Lane, kept: KeptCells | None) -> None:
+        stream, failed = self._stream(lane), self._failures.of
+        for segment, steps in self._parts[lane]:
+            for repetition in range(segment.repeat):
+                for bound in steps:
+                    for timeline, count, stride in bound.waits:
+                        stream.after(timeline, count + repetition * stride)
+                    stream.begin()
+                    if kept is not None and bound.site in self._begins:
+                        self._begins[bound.site]()
+                    self._perform(bound, stream, repetition, segment.first_iteration + repetition)
+                    if failed and kept is not None:
+                        kept.forget(failed)
+                    stream.end()
+        stream.finish()
+
+    def _pass_over(self, lane: Lane) -> None:
+        """Let the events happen of the steps that a broken context has cut off."""
+        stream = self._stream(lane)
+        total = sum(len(steps) * segment.repeat for segment, steps in self._parts[lane])
+        while not stream.timeline.has_reached(total):
+            stream.begin()
+            stream.end()
+
+    def _perform(self, bound: Bound, stream: Stream, repetition: int, iteration: int) -> None:
+        if bound.job in self._failures.of:
+            return
+        try:
+            bound.operation(stream, bound.training_step + repetition * bound.training_stride)
+        except BaseException as error:  # whatever a model raises ends its job, and only its job
+            self._failures.add(bound.job, describe(self._program.flow.sites[bound.site], iteration), error)
+
+    def _fail_all(self, where: str, error: BaseException) -> None:
+        for job in self._program.steps:
+            self._failures.add(job, where, error)

@@ -1,0 +1,199 @@
+"""The run directory: what a run leaves behind.
+
+    run/
+      record.json                  predicted against actual: jobs, devices, every step of the lists
+      plan.json                    the plan that was replayed
+      losses/JOB.csv               step, loss
+      weights/JOB/model.safetensors    the model's state_dict; for transformers config.json next to it
+
+It is written aside and renamed when complete, so a directory of that name is always a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from safetensors.torch import save_file
+
+from planner.frontend.model import transformer_config
+from plans.errors import RunError
+from plans.plan import Plan
+from plans.steps import Step
+from plans.workload import Job
+from runtime.replay import Span
+from runtime.store import HostStore
+from runtime.training import Trained
+
+FORMAT = "hydraplan-run/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """One job, predicted against actual."""
+
+    job: str
+    shards: int
+    steps: int
+    losses: tuple[float, ...]
+    """By training step; of a failed job, as far as it came."""
+    predicted_finish_us: int
+    finish_us: int
+    """When its last step finished, from the start of the replay."""
+    error: str | None
+    """Why it failed, and at which step; None: it did not."""
+    weights: Path | None
+    """Folder of its final weights; None where it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceResult:
+    """What a device held, planned against counted."""
+
+    device: str
+    budget_bytes: int
+    predicted_peak_bytes: int
+    arena_bytes: int
+    kept_bytes: int
+    peak_bytes: int
+    """Arena as allocated, kept activations as counted, workspace of the running cell as planned."""
+    compute_us: int
+    load_us: int
+    spill_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    directory: Path
+    predicted_makespan_us: int
+    makespan_us: int
+    jobs: tuple[JobResult, ...]
+    devices: tuple[DeviceResult, ...]
+
+    @property
+    def failed(self) -> tuple[JobResult, ...]:
+        return tuple(job for job in self.jobs if job.error is not None)
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `directory` at the end, or goes if that is never reached.
+
+    Raises RunError where `directory` exists.
+    """
+    refuse_existing(directory)
+    aside = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        refuse_existing(directory)
+        aside.rename(directory)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def refuse_existing(directory: Path) -> None:
+    if directory.exists():
+        raise RunError(f"{directory} exists; name a new run directory, or move that one away")
+
+
+def file_name(job: str) -> str:
+    """A job's name as a file's."""
+    return quote(job, safe=" =,+@[]()").replace("..", "%2E%2E")
+
+
+def write_weights(folder: Path, job: Job, store: HostStore) -> None:
+    """The final state of a job's model, as its class loads it."""
+    folder.mkdir(parents=True)
+    save_file(store.state_dict(job.name), folder / "model.safetensors", metadata={"format": "pt"})
+    config = transformer_config(job.model)
+    if config is not None:
+        config.architectures = [job.model.path.split(":")[1]]
+        config.save_pretrained(folder)
+
+
+def write_losses(path: Path, losses: Sequence[float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = "".join(f"{step},{loss!r}\n" for step, loss in enumerate(losses))
+    path.write_text("step,loss\n" + rows)
+
+
+def finish_times(plan: Plan, trained: Trained) -> dict[str, int]:
+    """Job -> when its last step finished, in microseconds from the start."""
+    finish = {job.name: 0 for job in plan.workload.jobs}
+    sites = trained.program.flow.sites
+    for span in trained.spans:
+        job = sites[span.site].step.job
+        finish[job] = max(finish[job], microseconds(trained, span.finish_ns))
+    return finish
+
+
+def microseconds(trained: Trained, moment_ns: int) -> int:
+    return (moment_ns - trained.started_ns) // 1000
+
+
+def record(plan: Plan, result: RunResult, trained: Trained) -> dict[str, object]:
+    """The run record, ready for JSON."""
+    return {
+        "format": FORMAT,
+        "predicted_makespan_us": result.predicted_makespan_us,
+        "makespan_us": result.makespan_us,
+        "fingerprints": {each.name: each.value for each in plan.fingerprints},
+        "jobs": [_job_row(job, result.directory) for job in result.jobs],
+        "devices": [asdict(device) for device in result.devices],
+        "failures": {job: failure.details for job, failure in trained.failures.items()},
+        "phases": step_times(plan, trained),
+    }
+
+
+def _job_row(job: JobResult, directory: Path) -> dict[str, object]:
+    row = asdict(job)
+    del row["losses"]  # they have a file of their own
+    row["first_loss"], row["last_loss"] = (job.losses[0], job.losses[-1]) if job.losses else (None, None)
+    row["weights"] = None if job.weights is None else str(job.weights.relative_to(directory))
+    return row
+
+
+Times = list[int] | None
+"""Start and finish of a step in microseconds; None: a drop, which takes no time."""
+
+
+def step_times(plan: Plan, trained: Trained) -> list[dict[str, object]]:
+    """When every step ran: for each phase and list its lines in order; of cycles one such list per iteration."""
+    runs: dict[tuple[int, str, int], list[Times]] = {}
+    for number, phase in enumerate(plan.phases):
+        runs[number, "prologue", 0] = _no_times(phase.prologue)
+        for iteration in range(phase.repeat):
+            runs[number, "cycle", iteration] = _no_times(phase.cycle)
+        runs[number, "epilogue", 0] = _no_times(phase.epilogue)
+    sites = trained.program.flow.sites
+    for span in trained.spans:
+        site = sites[span.site]
+        runs[site.phase, site.section, span.iteration][site.line] = _times(trained, span)
+    return [
+        {
+            "prologue": runs[number, "prologue", 0],
+            "cycle": [runs[number, "cycle", iteration] for iteration in range(phase.repeat)],
+            "epilogue": runs[number, "epilogue", 0],
+        }
+        for number, phase in enumerate(plan.phases)
+    ]
+
+
+def _no_times(steps: Sequence[Step]) -> list[Times]:
+    return [None] * len(steps)
+
+
+def _times(trained: Trained, span: Span) -> list[int]:
+    return [microseconds(trained, span.start_ns), microseconds(trained, span.finish_ns)]
+
+
+def write_record(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n")

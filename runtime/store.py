@@ -1,0 +1,108 @@
+"""The host store: every job's parameters and optimizer state, the authoritative copy, as flat slabs.
+
+    slab "3" of job a    parameters | w (256-aligned) | b | mask buffer |
+                         optimizer  | exp_avg of w, b | exp_avg_sq of w, b |      copy k at k * trainable_bytes
+
+and next to it the host arena, where what cells save passes by (`plans.arena` has the addresses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from planner.frontend.program import BuiltModel, ShardedGraph, SlabLayout, TensorLayout
+from plans.errors import RunError
+from runtime.device import view_of
+from runtime.regions import Region, View
+
+Allocate = Callable[[int], Tensor]
+"""Bytes -> that much zeroed host memory."""
+
+
+def view_on(memory: Tensor) -> View:
+    """Views of a flat memory by address."""
+    return lambda address, shape, stride, dtype: view_of(memory, address, shape, stride, dtype)
+
+
+def state_layouts(slab: SlabLayout, copies: int) -> tuple[TensorLayout, ...]:
+    """Where the optimizer state of each trained parameter lies: copy k is named `k/parameter`."""
+    return tuple(
+        replace(entry, name=f"{copy}/{entry.name}", offset_bytes=copy * slab.trainable_bytes + entry.offset_bytes)
+        for copy in range(copies)
+        for entry in slab.entries
+        if entry.requires_grad
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSlab:
+    parameters: Region
+    optimizer: Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedTensors:
+    """How a job's state is named when it is saved; tied names share a source."""
+
+    names: Mapping[str, str]
+    """state_dict name -> name of the graph's tensor, or of one in `unread`."""
+    unread: Mapping[str, Tensor]
+
+
+class HostStore:
+    def __init__(self, allocate: Allocate) -> None:
+        self._allocate = allocate
+        self._slabs: dict[tuple[str, str], HostSlab] = {}
+        self._saved: dict[str, SavedTensors] = {}
+        self._tensors: dict[str, dict[str, Tensor]] = {}
+
+    def add(self, job: str, graph: ShardedGraph, state_copies: int, model: BuiltModel) -> None:
+        """Lay out a job's slabs and fill them; the model's own tensors may be freed afterwards.
+
+        Raises RunError where the model has not the tensors that the graph reads.
+        """
+        tensors: dict[str, Tensor] = {}
+        for slab in graph.slabs:
+            state_size = state_copies * slab.trainable_bytes
+            parameters = Region(view_on(self._allocate(slab.parameter_bytes)), 0, slab.parameter_bytes, slab.entries)
+            optimizer = Region(view_on(self._allocate(state_size)), 0, state_size, state_layouts(slab, state_copies))
+            parameters.fill()
+            optimizer.fill()
+            for name, target in parameters.tensors.items():
+                _fill(job, name, target, model.tensors.get(name))
+            tensors |= parameters.tensors
+            self._slabs[job, slab.name] = HostSlab(parameters=parameters, optimizer=optimizer)
+        self._tensors[job] = tensors
+        extra = {
+            name: tensor.detach().clone() for name, tensor in model.tensors.items() if name not in tensors
+        }  # persistent tensors that no shard reads as the graph is cut
+        self._saved[job] = SavedTensors(names=dict(model.saved_names), unread={**model.unread, **extra})
+
+    def slab(self, job: str, slab: str) -> HostSlab:
+        return self._slabs[job, slab]
+
+    def state_dict(self, job: str) -> dict[str, Tensor]:
+        """A copy of the job's state under the names of its model's state_dict; tied names get a copy each."""
+        saved, tensors = self._saved[job], self._tensors[job]
+        return {
+            name: (tensors[source] if source in tensors else saved.unread[source])
+            .detach()
+            .clone(memory_format=torch.contiguous_format)
+            for name, source in saved.names.items()
+        }
+
+
+def _fill(job: str, name: str, target: Tensor, value: Tensor | None) -> None:
+    if value is None:
+        raise RunError(f"job {job}: its model has no tensor {name}, which the plan's graph reads; plan again")
+    if value.shape != target.shape or value.dtype != target.dtype:
+        raise RunError(
+            f"job {job}: {name} is {value.dtype} {tuple(value.shape)} in the model, "
+            f"{target.dtype} {tuple(target.shape)} in the plan's graph; plan again"
+        )
+    with torch.no_grad():
+        target.copy_(value)

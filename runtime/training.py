@@ -1,0 +1,197 @@
+"""Train what a plan says, on graphs and data that are there already: open devices, bind, replay.
+
+    plan -> program -> arenas -> regions -> operations -> replay -> losses, times, failures
+
+Memory is enforced: a device's arena is allocated at exactly the plan's size, and what kept cells hold is
+counted against the plan's figure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from planner.frontend.program import ShardedGraph
+from plans.plan import Plan
+from plans.steps import engine
+from plans.workload import HOST, Cluster
+from runtime.batches import Batches, BatchSource
+from runtime.binding import Binder
+from runtime.device import Backing, Device, backing_of
+from runtime.failures import Failure, Failures
+from runtime.links import PacedLink
+from runtime.losses import Losses
+from runtime.memory import Memory
+from runtime.operations import BeginPhase, KeptCells
+from runtime.program import Program, compile_plan, lane_of
+from runtime.progress import Progress
+from runtime.regions import View
+from runtime.replay import ComputeContext, Replay, Span
+from runtime.store import HostStore, view_on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceUse:
+    """What a device held."""
+
+    arena_bytes: int
+    """Allocated, the largest of any phase."""
+    kept_bytes: int
+    """Most that kept cells held at once, counted."""
+    peak_bytes: int
+    """Most of arena, kept (counted) and workspace (planned) of the running cell together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a replay did. Weights and optimizer state are in the host store."""
+
+    program: Program
+    losses: Mapping[str, tuple[float, ...]]
+    failures: Mapping[str, Failure]
+    started_ns: int
+    """`time.perf_counter_ns` when the replay began."""
+    spans: tuple[Span, ...]
+    devices: Mapping[str, DeviceUse]
+
+
+def no_context(device: str) -> AbstractContextManager[object]:
+    """The context that a device's compute thread normally runs in: none."""
+    return nullcontext()
+
+
+def host_backing(cluster: Cluster) -> Backing:
+    """The backing whose host memory every device can copy from: any but the CPU's, where there is one."""
+    specs = sorted(cluster.devices, key=lambda spec: spec.backing == "cpu")
+    return backing_of(specs[0])
+
+
+def train(
+    plan: Plan,
+    *,
+    graphs: Mapping[str, ShardedGraph],
+    sources: Mapping[str, BatchSource],
+    store: HostStore,
+    progress: Progress,
+    compute_context: ComputeContext = no_context,
+) -> Trained:
+    """Replay a checked plan. Jobs that fail are in the result; raises what breaks the whole run."""
+    program = compile_plan(plan)
+    jobs = {job.name: job for job in plan.workload.jobs}
+    failures = Failures(progress.fail)
+    losses = Losses(
+        steps=program.steps,
+        microbatches={name: job.microbatches for name, job in jobs.items()},
+        told=progress.step,
+    )
+    devices = open_devices(plan.workload.cluster)
+    batches = Batches(sources, program.steps)
+    kept = {name: KeptCells() for name in devices}
+    try:
+        views: dict[str, View] = {}
+        for name, device in devices.items():
+            device.allocate(program.arenas.sizes.get(name, 0))
+            views[name] = device.view
+        host_arena = host_backing(plan.workload.cluster).host_memory(program.arenas.sizes.get(HOST, 0))
+        views[HOST] = view_on(host_arena)
+        memory = Memory(
+            program=program,
+            graphs=graphs,
+            state_copies={job.job: job.state_copies for job in plan.facts.jobs},
+            store=store,
+            views=views,
+        )
+        binder = Binder(
+            plan=plan, program=program, graphs=graphs, memory=memory, batches=batches, losses=losses, kept=kept
+        )
+        phase_sizes, sites = program.arenas.phase_sizes, program.flow.sites
+        replay = Replay(
+            program=program,
+            operations=binder.operations(),
+            begins={
+                number: BeginPhase(devices[place], phase_sizes.get((place, sites[number].phase), 0), kept[place])
+                for number, place in first_cells(program).items()
+            },
+            devices=devices,
+            kept=kept,
+            update_workers=plan.workload.cluster.update_workers,
+            failures=failures,
+            compute_context=compute_context,
+        )
+        started_ns = time.perf_counter_ns()
+        with deterministic():
+            replay.run()
+        if failures.fatal is not None:
+            raise failures.fatal
+        return Trained(
+            program=program,
+            losses={job: losses.of(job) for job in program.steps},
+            failures=dict(failures.of),
+            started_ns=started_ns,
+            spans=tuple(replay.spans()),
+            devices={
+                name: DeviceUse(
+                    arena_bytes=each.most_arena_bytes, kept_bytes=each.most_bytes, peak_bytes=each.peak_bytes
+                )
+                for name, each in kept.items()
+            },
+        )
+    finally:
+        batches.close()
+        for device in devices.values():
+            device.close()
+
+
+def first_cells(program: Program) -> dict[int, str]:
+    """Site of each device's first computing step of each phase -> the device."""
+    seen: set[tuple[str, int]] = set()
+    first: dict[int, str] = {}
+    for number, site in enumerate(program.flow.sites):
+        device = site.step.device
+        if device != HOST and engine(site.step) == "compute" and (device, site.phase) not in seen:
+            seen.add((device, site.phase))
+            first[number] = device
+    return first
+
+
+def busy_us(trained: Trained) -> dict[tuple[str, str], int]:
+    """(device, engine) -> how long it worked."""
+    sites = trained.program.flow.sites
+    busy: dict[tuple[str, str], int] = defaultdict(int)
+    for span in trained.spans:
+        lane = lane_of(sites[span.site].step)
+        assert lane is not None
+        busy[lane.place, lane.engine] += span.finish_ns - span.start_ns
+    return {lane: spent_ns // 1000 for lane, spent_ns in busy.items()}
+
+
+def open_devices(cluster: Cluster) -> dict[str, Device]:
+    """All devices of a cluster; those of one link share its pace. Raises RunError where one cannot be opened."""
+    links = {link.name: PacedLink.of(link) for link in cluster.links}
+    return {spec.name: backing_of(spec).open(spec, links[spec.link]) for spec in cluster.devices}
+
+
+class deterministic:  # noqa: N801 - a context manager that reads as a word
+    """Deterministic algorithms for all threads, as a job's numerics want (EXACTNESS.md, rule 12), then as before.
+
+    Memory is not filled on allocation: no kernel of ours reads what was not written.
+    """
+
+    def __enter__(self) -> None:
+        self._before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        )
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    def __exit__(self, *_: object) -> None:
+        enabled, warn_only, fill = self._before
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -1,0 +1,90 @@
+"""Promise 2: a checked plan does not exceed a device's budget; counted here independently of the ledger."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from support.models import GPT2
+from support.whole import cluster, whole_job
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from planner import SolverOptions, plan
+from plans.workload import Workload
+from runtime import execute
+
+
+class LiveStorages(TorchDispatchMode):
+    """Counts the bytes of all storages that operators of this thread have made and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self.operators = 0
+        self.known: set[int] = set()
+        self.lock = threading.Lock()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        before = {self.address(each) for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
+        made = func(*args, **kwargs)
+        self.operators += 1
+        for each in tree_leaves(made):
+            if isinstance(each, torch.Tensor) and self.address(each) not in before | self.known:
+                self.add(each.untyped_storage())
+        return made
+
+    @staticmethod
+    def address(tensor: torch.Tensor) -> int:
+        return tensor.untyped_storage()._cdata
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        size, address = storage.nbytes(), storage._cdata
+        self.known.add(address)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self.remove, address, size)
+
+    def remove(self, address: int, size: int) -> None:
+        with self.lock:
+            self.known.discard(address)
+            self.live -= size
+
+
+def test_parameters_of_four_budgets_train_within_one(tmp_path: Path) -> None:
+    wide = GPT2 | {"n_layer": 8, "n_embd": 192}
+    parameter_bytes = 4 * (8 * 12 * 192 * 192)
+    where = cluster(1, budget_bytes=parameter_bytes // 4)
+    job = whole_job("transformers:GPT2LMHeadModel", wide, name="wide", steps=3, batch_size=2, microbatches=2)
+    made = plan(Workload(cluster=where, jobs=(job,)), solver=SolverOptions(effort=20_000))
+    assert sum(slab.parameter_bytes for slab in made.facts.layouts[0].slabs) >= 4 * where.devices[0].budget_bytes
+    counters: dict[str, LiveStorages] = {}
+
+    def counted(device: str) -> AbstractContextManager[object]:
+        counters[device] = LiveStorages()
+        return counters[device]
+
+    done = execute(made, tmp_path / "run", compute_context=counted)
+    assert not done.failed
+    (device,), (predicted,) = where.devices, made.predictions.devices
+    (used,) = done.devices
+    counter = counters[device.name]
+    assert counter.operators > 1000, "the counter saw the run"
+    assert used.arena_bytes == predicted.arena_bytes
+    assert counter.peak > 0
+    assert predicted.arena_bytes + counter.peak <= predicted.peak_bytes <= device.budget_bytes
+    assert counter.peak <= predicted.workspace_bytes + predicted.kept_bytes
+    assert used.kept_bytes <= predicted.kept_bytes

@@ -1,0 +1,81 @@
+"""No two things that live at once share memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import given, settings
+from support.drawnplan import plans
+from support.toyplan import toy_layout, toy_plan, toy_workload
+
+from plans.arena import ALIGNMENT, Arenas, align, allocate
+from plans.check import check
+from plans.flow import Flow, Instance, trace
+from plans.plan import Placement, Plan
+
+
+def overlapping(flow: Flow, arenas: Arenas) -> list[tuple[Instance, Instance]]:
+    """Pairs that live at one line, in one place, at overlapping addresses."""
+    starts: dict[int, list[Instance]] = defaultdict(list)
+    for instance in flow.instances:
+        if instance.in_arena and instance.bytes:
+            starts[instance.begin].append(instance)
+    live: list[Instance] = []
+    pairs = []
+    for site in range(len(flow.sites)):
+        live = [instance for instance in live if instance.end >= site]
+        for instance in starts[site]:
+            low = arenas.addresses[instance.id]
+            for other in live:
+                start = arenas.addresses[other.id]
+                if other.place == instance.place and low < start + other.bytes and start < low + instance.bytes:
+                    pairs.append((instance, other))
+            live.append(instance)
+    return pairs
+
+
+@settings(max_examples=60)
+@given(plans())
+def test_live_instances_never_overlap(plan: Plan) -> None:
+    assert check(plan) == ()
+    flow = trace(plan)
+    arenas = allocate(plan, flow)
+    assert overlapping(flow, arenas) == []
+    for instance in flow.instances:
+        if instance.in_arena:
+            address = arenas.addresses[instance.id]
+            assert address % ALIGNMENT == 0
+            assert address + align(instance.bytes) <= arenas.sizes[instance.place]
+
+
+@settings(max_examples=30)
+@given(plans())
+def test_a_line_of_a_cycle_has_one_address(plan: Plan) -> None:
+    """Whatever the copy, so that the replay of later copies needs no new addresses."""
+    flow = trace(plan)
+    arenas = allocate(plan, flow)
+    seen: dict[tuple[object, ...], int] = {}
+    for instance in flow.instances:
+        if instance.in_arena and instance.begin >= 0:
+            site = flow.sites[instance.begin]
+            where = (instance.place, *site[:2], site.line, instance.key)
+            assert seen.setdefault(where, arenas.addresses[instance.id]) == arenas.addresses[instance.id]
+
+
+def test_a_streamed_job_needs_far_less_than_its_parameters() -> None:
+    layout = toy_layout(12, tied=False)
+    plan = toy_plan(toy_workload(1, steps=1, microbatches=1), layout, repeat=1)
+    held = sum(size for shard in layout.shards for _, size in shard.gradient_bytes)
+    arena = plan.predictions.devices[0].arena_bytes
+    assert arena < held + 2 * layout.slabs[0].parameter_bytes
+
+
+def test_a_resident_slab_keeps_its_address_through_the_phase() -> None:
+    plan = toy_plan(placements=[Placement(job="a", device="cpu0", steps=4, resident=("1",), device_updates=("1",))])
+    flow = trace(plan)
+    arenas = allocate(plan, flow)
+    (resident,) = [each for each in flow.instances if each.place == "cpu0" and each.key[:3] == ("parameters", "a", "1")]
+    assert (flow.sites[resident.begin].section, flow.sites[resident.end].section) == ("prologue", "epilogue")
+    others = [each for each in flow.instances if each.place == "cpu0" and each is not resident and each.bytes]
+    low, high = arenas.addresses[resident.id], arenas.addresses[resident.id] + resident.bytes
+    assert all(arenas.addresses[each.id] >= high or arenas.addresses[each.id] + each.bytes <= low for each in others)

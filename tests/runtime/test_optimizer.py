@@ -1,0 +1,125 @@
+"""Slab updates have the bits of torch.optim with fused=True."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from support.chain import bundle
+
+from planner.frontend.program import SlabLayout
+from plans.errors import WorkloadError
+from plans.optimizer import state_names
+from plans.workload import Target
+from runtime.cpu import pages
+from runtime.optimizer import SlabUpdate, kernel_of
+from runtime.regions import Region, store
+from runtime.store import state_layouts, view_on
+
+SHAPES = {"a": (37, 19), "b": (19,), "c": (3, 5, 7), "d": ()}
+SITES = {"a": ((1, "a@late"), (0, "a@early")), "b": ((0, "b"),), "c": ((1, "c"),), "d": ((0, "d"),)}
+
+
+def optimizer(name: str, **arguments: object) -> Target:
+    return Target(path=name, arguments=tuple(sorted(arguments.items())))  # type: ignore[arg-type]
+
+
+class Slab:
+    """One slab that two shards read, with gradients by use site."""
+
+    def __init__(self, target: Target) -> None:
+        copies = len(state_names(target))
+        trained = bundle(SHAPES, trained=True)
+        layout = SlabLayout(
+            name="0+1",
+            readers=(0, 1),
+            entries=trained.tensors,
+            parameter_bytes=trained.size_bytes,
+            trainable_bytes=trained.size_bytes,
+        )
+        self.parameters = self.region(trained.size_bytes, layout.entries)
+        self.parameters.fill()
+        state = copies * trained.size_bytes
+        self.state = self.region(state, state_layouts(layout, copies))
+        self.gradients: dict[int, Region] = {}
+        for shard in (0, 1):
+            sites = bundle({name: SHAPES[p] for p, uses in SITES.items() for s, name in uses if s == shard})
+            self.gradients[shard] = self.region(sites.size_bytes, sites.tensors)
+        self.update = SlabUpdate(
+            kernel=kernel_of(target),
+            slab=layout,
+            state_copies=copies,
+            use_sites=SITES,
+            parameters=self.parameters,
+            optimizer=self.state,
+            gradients=self.gradients,
+        )
+
+    def region(self, size: int, layouts: tuple[object, ...]) -> Region:
+        return Region(view_on(pages(size)), 0, size, layouts)  # type: ignore[arg-type]
+
+    def fill(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        for shard, region in self.gradients.items():
+            store(
+                region,
+                {
+                    name: gradients[name]
+                    for uses in SITES.values()
+                    for s, name in uses
+                    if s == shard and name in gradients
+                },
+            )
+
+
+OPTIMIZERS = [
+    optimizer("SGD", lr=0.1),
+    optimizer("SGD", lr=0.1, momentum=0.9),
+    optimizer("SGD", lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
+    optimizer("SGD", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    optimizer("SGD", lr=0.1, maximize=True),
+    optimizer("Adam"),
+    optimizer("Adam", lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
+    optimizer("Adam", amsgrad=True, maximize=True),
+    optimizer("AdamW"),
+    optimizer("AdamW", lr=0.01, betas=(0.8, 0.95), weight_decay=0.2, amsgrad=True),
+]
+
+
+@pytest.mark.parametrize("target", OPTIMIZERS, ids=lambda target: f"{target.path} {dict(target.arguments)}")
+def test_bits_of_torch_optim(target: Target) -> None:
+    torch.manual_seed(0)
+    slab = Slab(target)
+    expected = {name: torch.randn(shape).requires_grad_() for name, shape in SHAPES.items()}
+    for name, value in expected.items():
+        slab.parameters.tensors[name].copy_(value.detach())
+    reference = getattr(torch.optim, target.path)(expected.values(), **dict(target.arguments), fused=True)
+    for step in range(4):
+        gradients = {name: torch.randn(SHAPES[p]) for p, uses in SITES.items() for _, name in uses}
+        del gradients["c"]  # no gradient: torch.optim skips it, and so do we
+        slab.fill(gradients)
+        for name, value in expected.items():
+            parts = [gradients[site] for _, site in SITES[name] if site in gradients]
+            value.grad = sum(parts[1:], parts[0].clone()) if parts else None
+        reference.step()
+        with torch.no_grad():
+            slab.update.apply(step)
+        for name, value in expected.items():
+            assert torch.equal(slab.parameters.tensors[name], value.detach()), name
+
+
+def test_a_slab_without_any_gradient_is_left_alone() -> None:
+    slab = Slab(optimizer("AdamW", weight_decay=0.5))
+    slab.parameters.tensors["a"].fill_(1.0)
+    slab.fill({})
+    with torch.no_grad():
+        slab.update.apply(0)
+    assert (slab.parameters.tensors["a"] == 1.0).all()
+    assert not slab.state.bytes.any()
+
+
+def test_unknown_optimizers_and_arguments_are_refused() -> None:
+    with pytest.raises(WorkloadError, match="'Lion'"):
+        kernel_of(optimizer("Lion"))
+    with pytest.raises(WorkloadError, match="takes no fused"):
+        kernel_of(optimizer("AdamW", fused=False))

@@ -1,0 +1,203 @@
+"""Whole runs for the acceptance tests: real jobs with data, plans with real facts, results read back.
+
+Data sets here are importable by a plan, random access, and the same at every call.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from support.models import BERT, GPT2, LLAMA, NO_DROPOUT, T5, TOKENS
+from torch import Tensor
+
+from planner.facts import graph_facts, layout_facts
+from planner.frontend.data import open_data
+from planner.frontend.fingerprints import fingerprints
+from planner.frontend.model import make_loss
+from planner.frontend.trace import trace
+from planner.frontend.traced import TracedGraph
+from plans.check import check
+from plans.digests import decisions_digest, lists_digest
+from plans.facts import Facts, JobFacts
+from plans.optimizer import state_names
+from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement, Plan, Predictions, SolverRecord
+from plans.simulate import predict
+from plans.workload import Cluster, Device, Job, Link, Profile, Target, Value, Workload
+from runtime import execute
+from runtime.replay import ComputeContext
+from runtime.training import no_context
+
+GIB = 1 << 30
+PROFILE = Profile(
+    name="committed",
+    flops_per_s=20_000_000_000,
+    bytes_per_s=5_000_000_000,
+    functions_per_s=60_000_000,
+    node_ns=10_000,
+    copy_bytes_per_s=4_000_000_000,
+    update_bytes_per_s=4_000_000_000,
+)
+
+
+class Rows:
+    """Random token rows; with `target`, what a regression fits."""
+
+    def __init__(self, length: int, target: bool) -> None:
+        generator = torch.Generator().manual_seed(11)
+        self.tokens = torch.randint(0, TOKENS, (32, length), generator=generator)
+        self.target = torch.randn(32, length, 16, generator=generator) if target else None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if self.target is not None:
+            return {"tokens": self.tokens[index], "target": self.target[index]}
+        return {"input_ids": self.tokens[index], "labels": self.tokens[index].clone()}
+
+
+def rows(length: int = 12, target: bool = False) -> Rows:
+    return Rows(length, target)
+
+
+def whole_job(path: str, arguments: dict[str, Value], *, name: str, steps: int = 3, **more: object) -> Job:
+    own = path.startswith("support.models:")
+    job = Job(
+        name=name,
+        model=Target(path=path, arguments=tuple(sorted(arguments.items()))),
+        data=Target(path="support.whole:rows", arguments=(("length", 8), ("target", True)) if own else ()),
+        loss=Target(path="support.models:squared_error") if own else None,
+        optimizer=Target(path="AdamW", arguments=(("lr", 0.01), ("weight_decay", 0.1))),
+        steps=steps,
+        batch_size=4,
+        microbatches=1,
+        seed=5,
+        threads=1,
+        precision="fp32",
+    )
+    return replace(job, **more)  # type: ignore[arg-type]
+
+
+def exact_jobs() -> dict[str, Job]:
+    """Without dropout, one microbatch: what must equal the plain loop."""
+    return {
+        "gpt2": whole_job("transformers:GPT2LMHeadModel", GPT2 | NO_DROPOUT, name="gpt2"),
+        "llama": whole_job("transformers:LlamaForCausalLM", LLAMA, name="llama"),
+        "t5": whole_job("transformers:T5ForConditionalGeneration", T5, name="t5"),
+        "bert": whole_job("transformers:BertForMaskedLM", BERT, name="bert"),
+        "skips": whole_job("support.models:Skips", {}, name="skips"),
+        "adversarial": whole_job("support.models:Adversarial", {}, name="adversarial"),
+    }
+
+
+def dropout_job(**more: object) -> Job:
+    """GPT-2, tied, with dropout everywhere, four microbatches."""
+    return whole_job("transformers:GPT2LMHeadModel", dict(GPT2), name="drawn", microbatches=4, **more)
+
+
+def cluster(devices: int = 2, *, budget_bytes: int = GIB) -> Cluster:
+    names = [f"cpu{number}" for number in range(devices)]
+    return Cluster(
+        devices=tuple(
+            Device(name=name, backing="cpu", budget_bytes=budget_bytes, link=f"link-{name}", profile=PROFILE.name)
+            for name in names
+        ),
+        links=tuple(Link(name=f"link-{name}", load_bytes_per_s=None, spill_bytes_per_s=None) for name in names),
+        profiles=(PROFILE,),
+        host_memory_bytes=8 * GIB,
+        host_profile=PROFILE.name,
+        update_workers=1,
+    )
+
+
+def traced(job: Job) -> TracedGraph:
+    return trace(job, open_data(job).microbatch(0, 0))
+
+
+def facts_of(job: Job, graph: TracedGraph, cuts: tuple[int, ...]) -> Facts:
+    return Facts(
+        graphs=(graph_facts(graph, "graph"),),
+        layouts=(layout_facts(graph, "graph", cuts, (PROFILE,)),),
+        jobs=(JobFacts(job=job.name, graph="graph", state_copies=len(state_names(job.optimizer))),),
+    )
+
+
+def plan_of(job: Job, facts: Facts, phases: Sequence[Phase], where: Cluster) -> Plan:
+    """A plan of given lists; its decisions only name the cuts and the first device."""
+    placement = Placement(job=job.name, device=where.devices[0].name, steps=job.steps)
+    decisions = Decisions(
+        cuts=(Cuts(job=job.name, cuts=facts.layouts[0].cuts),),
+        phases=(PhaseDecision(placements=(placement,)),),
+    )
+    plan = Plan(
+        workload=Workload(cluster=where, jobs=(job,)),
+        facts=facts,
+        decisions=decisions,
+        lists_from=decisions_digest(decisions),
+        lists_digest=lists_digest(tuple(phases)),
+        phases=tuple(phases),
+        predictions=Predictions(
+            makespan_us=0, lower_bound_us=0, gap=0.0, host_peak_bytes=0, host_update_us=0, devices=(), jobs=()
+        ),
+        solver=SolverRecord(name="edited", status="drawn", objective_us=0, bound_us=0, gap=0.0, list_schedule_us=0),
+        fingerprints=fingerprints([job], {job.name: open_data(job)}),
+    )
+    findings = check(plan)
+    assert not findings, "\n".join(map(str, findings))
+    return replace(plan, predictions=predict(plan))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a job's training ends with."""
+
+    losses: tuple[float, ...]
+    weights: dict[str, Tensor]
+
+    def same_bits(self, other: Result) -> bool:
+        return (
+            self.losses == other.losses
+            and self.weights.keys() == other.weights.keys()
+            and all(torch.equal(value, other.weights[name]) for name, value in self.weights.items())
+        )
+
+
+def read_result(directory: Path, job: str) -> Result:
+    """Read a job's losses and weights back from a run directory."""
+    with (directory / "losses" / f"{job}.csv").open() as lines:
+        losses = tuple(float(row["loss"]) for row in csv.DictReader(lines))
+    return Result(losses=losses, weights=load_file(directory / "weights" / job / "model.safetensors"))
+
+
+def run(plan: Plan, directory: Path, *, compute_context: ComputeContext = no_context) -> dict[str, Result]:
+    """Execute a plan; every job must finish."""
+    done = execute(plan, directory, compute_context=compute_context)
+    assert not done.failed, [each.error for each in done.failed]
+    return {job.name: read_result(directory, job.name) for job in plan.workload.jobs}
+
+
+def plain_loop(job: Job) -> Result:
+    """The job as its user would train it without hydraplan: torch's fused AdamW, one microbatch a step."""
+    assert job.microbatches == 1
+    torch.set_num_threads(job.threads)
+    data = open_data(job)
+    with torch.random.fork_rng():
+        torch.manual_seed(job.seed)
+        module = make_loss(job)
+        parameters = [each for each in module.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, fused=True, **dict(job.optimizer.arguments))  # type: ignore[arg-type]
+        losses = []
+        for step in range(job.steps):
+            optimizer.zero_grad(set_to_none=True)
+            loss = module(data.batch(step))
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    return Result(
+        losses=tuple(losses), weights={name: each.detach() for name, each in module.model.state_dict().items()}
+    )

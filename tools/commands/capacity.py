@@ -1,0 +1,190 @@
+"""`hydraplan capacity`: would the workload fit on so many devices of so much memory, and how long would it take?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from plans.errors import InfeasibleError
+from plans.plan import Plan
+from plans.quantities import format_bytes, format_duration, format_percent, parse_bytes
+from plans.workload import Cluster
+from tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
+from tools.output import Output, count, figures, text
+
+TEXT = """Tell what would fit on other devices, and how fast.
+
+Plans the workload offline for each number of devices with each memory.
+
+The candidates' devices are copies of the workload's first device. Models are traced once."""
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = command(commands, "capacity", run, TEXT)
+    parser.add_argument("workload", metavar="WORKLOAD", type=Path, help="a workload file (TOML)")
+    parser.add_argument(
+        "--devices",
+        metavar="COUNTS",
+        type=device_counts,
+        required=True,
+        help="numbers of devices, such as 1-8 or 1,2,4",
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZES", type=memory_sizes, required=True, help="budgets, such as 8GiB,11GiB,24GiB"
+    )
+    add_solver(parser)
+    add_json(parser)
+    add_quiet(parser)
+
+
+def device_counts(written: str) -> tuple[int, ...]:
+    """argparse type: `1-8`, `1,2,4` or a mix, ascending and without repeats."""
+    found: set[int] = set()
+    for part in written.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            low = high = 0
+        if not 1 <= low <= high <= 4096:
+            raise argparse.ArgumentTypeError(f"{part.strip()!r} is no number of devices: write 1-8, or 1,2,4")
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))
+
+
+def memory_sizes(written: str) -> tuple[int, ...]:
+    """argparse type: sizes with their units, ascending and without repeats, in bytes."""
+    try:
+        return tuple(sorted({parse_bytes(part) for part in written.split(",")}))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    devices: int
+    budget_bytes: int
+    plan: Plan | None
+    refusal: str
+    """Which limit binds, where no plan fits."""
+    missing_bytes: int
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from planner.workload_file import load
+
+    output = Output(as_json=arguments.json, quiet=arguments.quiet)
+    workload = load(arguments.workload)
+    from planner.pipeline import plan, study
+
+    studied = study(workload.jobs, report=output.progress)
+    options = solver_options(arguments)
+    found: list[Candidate] = []
+    for budget_bytes in arguments.memory:
+        for devices in arguments.devices:
+            output.progress(f"plan for {count(devices, 'device')} of {format_bytes(budget_bytes)}")
+            candidate = replace(workload, cluster=scaled(workload.cluster, devices, budget_bytes))
+            made, refusal, missing = None, "", 0
+            try:
+                made = plan(candidate, solver=options, studied=studied)
+            except InfeasibleError as error:
+                refusal, missing = str(error), error.missing_bytes
+            found.append(
+                Candidate(devices=devices, budget_bytes=budget_bytes, plan=made, refusal=refusal, missing_bytes=missing)
+            )
+    output.json({"candidates": [_document(each) for each in found]})
+    _show(found, output)
+    fitting = [each for each in found if each.plan is not None]
+    output.end(
+        f"Capacity: {len(fitting)} of {count(len(found), 'candidate')} fit" + _advice(fitting),
+        f"hydraplan plan {arguments.workload} -o {arguments.workload.with_suffix('.plan.json')}" if fitting else None,
+    )
+    return 0 if fitting else InfeasibleError.exit_code
+
+
+def scaled(cluster: Cluster, devices: int, budget_bytes: int) -> Cluster:
+    """A cluster of copies of its first device; a link that devices shared is shared again, any other copied too."""
+    first = cluster.devices[0]
+    link = next(link for link in cluster.links if link.name == first.link)
+    shared = sum(device.link == first.link for device in cluster.devices) > 1
+    names = [f"device{number}" for number in range(devices)]
+    links = [link] if shared else [replace(link, name=f"{name}-link") for name in names]
+    used = {first.profile, cluster.host_profile}
+    return replace(
+        cluster,
+        devices=tuple(
+            replace(
+                first,
+                name=name,
+                backing=first.backing if first.backing == "cpu" else f"cuda:{number}",
+                budget_bytes=budget_bytes,
+                link=links[0 if shared else number].name,
+            )
+            for number, name in enumerate(names)
+        ),
+        links=tuple(sorted(links, key=lambda each: each.name)),
+        profiles=tuple(profile for profile in cluster.profiles if profile.name in used),
+    )
+
+
+def _show(found: Sequence[Candidate], output: Output) -> None:
+    rows = []
+    for each in found:
+        size = (f"{each.devices}", format_bytes(each.budget_bytes))
+        if each.plan is None:
+            missing = f"no: {format_bytes(each.missing_bytes)} short" if each.missing_bytes else "no"
+            rows.append((*size, missing, "", "", "", "", each.refusal.splitlines()[0]))
+            continue
+        said = each.plan.predictions
+        rows.append(
+            (
+                *size,
+                "yes",
+                format_duration(said.makespan_us),
+                format_percent(said.gap),
+                format_bytes(_peak(each.plan)),
+                format_bytes(said.host_peak_bytes),
+                "",
+            )
+        )
+    columns = [
+        *(figures(title) for title in ("devices", "memory")),
+        text("fits"),
+        *(figures(title) for title in ("makespan", "gap", "peak", "host memory")),
+        text("what binds"),
+    ]
+    output.table("Capacity", columns, rows)
+
+
+def _peak(plan: Plan) -> int:
+    return max((device.peak_bytes for device in plan.predictions.devices), default=0)
+
+
+def _advice(fitting: Sequence[Candidate]) -> str:
+    timed = [(each.plan.predictions.makespan_us, each) for each in fitting if each.plan is not None]
+    if not timed:
+        return ""
+    makespan_us, best = min(timed, key=lambda each: (each[0], each[1].devices, each[1].budget_bytes))
+    least = min(fitting, key=lambda each: (each.budget_bytes * each.devices, each.devices))
+    return (
+        f"; fastest: {best.devices} x {format_bytes(best.budget_bytes)} in {format_duration(makespan_us)}"
+        f"; least memory: {least.devices} x {format_bytes(least.budget_bytes)}"
+    )
+
+
+def _document(each: Candidate) -> dict[str, object]:
+    said = each.plan.predictions if each.plan is not None else None
+    return {
+        "devices": each.devices,
+        "budget_bytes": each.budget_bytes,
+        "fits": each.plan is not None,
+        "missing_bytes": each.missing_bytes,
+        "refusal": each.refusal,
+        "makespan_us": said.makespan_us if said is not None else None,
+        "lower_bound_us": said.lower_bound_us if said is not None else None,
+        "gap": said.gap if said is not None else None,
+        "peak_bytes": _peak(each.plan) if each.plan is not None else None,
+        "host_peak_bytes": said.host_peak_bytes if said is not None else None,
+    }

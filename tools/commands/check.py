@@ -1,0 +1,81 @@
+"""`hydraplan check`: prove that a plan file holds, without torch and without training anything."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+
+from plans.check import verify
+from plans.digests import lists_edited
+from plans.errors import InvalidPlanError
+from plans.plan import Plan, Predictions
+from plans.quantities import format_bytes, format_duration
+from plans.simulate import predict
+from tools.commands.arguments import Commands, add_json, add_plan, command
+from tools.output import Output, count
+from tools.planfile import read_plan
+from tools.summary import plan_summary
+
+TEXT = """Prove that a plan holds, without torch.
+
+That is memory, data flow, and completeness: every job gets exactly its training steps.
+
+Tells every finding at once, each with its line, JSON pointer, cause and remedy. Where lists were edited by hand,
+computes the predictions again and tells the difference."""
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = command(commands, "check", run, TEXT)
+    add_plan(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    output = Output(as_json=arguments.json)
+    try:
+        document = read_plan(arguments.plan)
+        verify(document)
+    except InvalidPlanError as error:
+        output.json({"valid": False, "findings": [asdict(each) for each in error.findings]})
+        raise
+    plan = document.plan
+    now = predict(plan)
+    edited, changes = lists_edited(plan), differences(plan.predictions, now)
+    output.json({"valid": True, "findings": [], "lists_edited": edited, "predictions_changed": changes})
+    if edited:
+        output.line("The lists were edited by hand.")
+    for change in changes:
+        output.line(f"Prediction changed: {change}")
+    output.end(
+        f"Check: holds; {count(_steps(plan), 'step')}, {plan_summary(replace(plan, predictions=now))}", _next(arguments)
+    )
+    return 0
+
+
+def differences(before: Predictions, now: Predictions) -> list[str]:
+    """What the plan says of itself against what its lists give, for people."""
+    found = []
+    for label, old, new in (
+        ("makespan", before.makespan_us, now.makespan_us),
+        ("lower bound", before.lower_bound_us, now.lower_bound_us),
+    ):
+        if old != new:
+            found.append(f"{label} {format_duration(old)} -> {format_duration(new)} ({old} -> {new} us)")
+    if before.host_peak_bytes != now.host_peak_bytes:
+        found.append(f"host memory {format_bytes(before.host_peak_bytes)} -> {format_bytes(now.host_peak_bytes)}")
+    peaks = {device.device: device.peak_bytes for device in before.devices}
+    for device in now.devices:
+        old = peaks.get(device.device, 0)
+        if old != device.peak_bytes:
+            found.append(f"peak of {device.device} {format_bytes(old)} -> {format_bytes(device.peak_bytes)}")
+    if before != now and not found:
+        found.append("details of time and memory")
+    return found
+
+
+def _steps(plan: Plan) -> int:
+    return sum(len(phase.prologue) + len(phase.cycle) + len(phase.epilogue) for phase in plan.phases)
+
+
+def _next(arguments: argparse.Namespace) -> str:
+    return f"hydraplan execute {arguments.plan} -o {arguments.plan.with_suffix('.run')}"

@@ -1,0 +1,44 @@
+"""`hydraplan execute`: replay a plan file, and nothing but that file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from plans.check import verify
+from tools.commands.arguments import Commands, add_plan, add_quiet, command
+from tools.commands.report import run_summary, show
+from tools.output import Output
+from tools.planfile import lines_of, read_plan
+from tools.run_report import read_report
+
+TEXT = """Train exactly as a plan says and write a run directory.
+
+The directory gets the final weights (safetensors), the loss of every step, and the time of every step of the lists.
+A job that fails takes no other down; the exit code is then 1."""
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = command(commands, "execute", run, TEXT)
+    add_plan(parser)
+    parser.add_argument("-o", "--output", metavar="RUN", type=Path, required=True, help="the run directory to write")
+    add_quiet(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    document = read_plan(arguments.plan)
+    verify(document)  # before torch is imported, so that a mistake is told at once
+    from runtime import execute
+    from runtime.progress import NoProgress, progress_for
+
+    output = Output(quiet=arguments.quiet)
+    output.progress(f"build {len(document.plan.workload.jobs)} models and compare them with the plan")
+    with lines_of(document):
+        result = execute(
+            document.plan, arguments.output, progress=NoProgress() if arguments.quiet else progress_for(sys.stderr)
+        )
+    report = read_report(arguments.output)
+    show(report, output)
+    output.end(run_summary(report), f"hydraplan report {arguments.output} --timeline {arguments.output}/timeline.json")
+    return 1 if result.failed else 0

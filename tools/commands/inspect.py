@@ -1,0 +1,205 @@
+"""`hydraplan inspect`: what a plan does, in tables, as JSON, or as a timeline."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from plans.digests import decisions_edited, lists_edited
+from plans.facts import Layout
+from plans.plan import Placement, Plan
+from plans.quantities import format_bytes, format_duration, format_percent
+from plans.simulate import Simulation, simulate
+from tools.commands.arguments import Commands, add_json, add_plan, command
+from tools.output import Output, count, figures, text
+from tools.planfile import lines_of, read_plan, write_text
+from tools.summary import plan_summary
+from tools.timeline import predicted_timeline
+
+TEXT = """Show a plan: jobs, devices, phases, peaks, makespan, gap.
+
+--timeline writes the predicted run in Chrome-trace form, which Perfetto opens: one process per device, one track
+per engine, arrows from load to use, memory as a counter."""
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = command(commands, "inspect", run, TEXT)
+    add_plan(parser)
+    parser.add_argument("--timeline", metavar="FILE", type=Path, help="write the predicted run as a Chrome trace")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    document = read_plan(arguments.plan)
+    output = Output(as_json=arguments.json)
+    plan = document.plan
+    with lines_of(document):
+        simulation = simulate(plan)
+    if arguments.timeline is not None:
+        write_text(arguments.timeline, predicted_timeline(plan, simulation))
+        output.progress(f"timeline in {arguments.timeline}: open it with Perfetto")
+    output.json(_document(plan, simulation))
+    show(plan, simulation, output)
+    if decisions_edited(plan):
+        output.end(
+            f"Plan: {plan_summary(plan)}; its decisions were edited and its lists are out of date",
+            f"hydraplan plan --from {arguments.plan} -o {arguments.plan}",
+        )
+    elif lists_edited(plan):
+        output.end(f"Plan: {plan_summary(plan)}; its lists were edited", f"hydraplan check {arguments.plan}")
+    else:
+        output.end(
+            f"Plan: {plan_summary(plan)}", f"hydraplan execute {arguments.plan} -o {arguments.plan.with_suffix('.run')}"
+        )
+    return 0
+
+
+def show(plan: Plan, simulation: Simulation, output: Output) -> None:
+    """The plan's tables."""
+    _show_jobs(plan, output)
+    _show_devices(plan, output)
+    _show_phases(plan, simulation, output)
+    said, solver = plan.predictions, plan.solver
+    output.line(
+        f"Host: {format_bytes(said.host_peak_bytes)} of {format_bytes(plan.workload.cluster.host_memory_bytes)}, "
+        f"updates {format_duration(said.host_update_us)} on {count(plan.workload.cluster.update_workers, 'thread')}"
+    )
+    output.line(
+        f"Solver: {solver.name}, {solver.status}; objective {format_duration(solver.objective_us)}, "
+        f"bound {format_duration(solver.bound_us)} (gap {format_percent(solver.gap)}); "
+        f"the list schedule takes {format_duration(solver.list_schedule_us)}"
+    )
+    output.line()
+
+
+def layout_of(plan: Plan, job: str) -> Layout:
+    graph = next(facts.graph for facts in plan.facts.jobs if facts.job == job)
+    cuts = next(each.cuts for each in plan.decisions.cuts if each.job == job)
+    return next(each for each in plan.facts.layouts if (each.graph, each.cuts) == (graph, cuts))
+
+
+def _show_jobs(plan: Plan, output: Output) -> None:
+    finish = {job.job: job.finish_us for job in plan.predictions.jobs}
+    rows = []
+    for job in plan.workload.jobs:
+        layout = layout_of(plan, job.name)
+        parameters = sum(slab.parameter_bytes for slab in layout.slabs)
+        tied = sum(1 for slab in layout.slabs if len(slab.readers) > 1)
+        rows.append(
+            (
+                job.name,
+                layout.graph,
+                format_bytes(parameters),
+                f"{len(layout.shards)}" + (f" ({tied} tied)" if tied else ""),
+                f"{job.steps}",
+                f"{job.batch_size} / {job.microbatches}",
+                format_duration(finish.get(job.name, 0)),
+            )
+        )
+    columns = [
+        text("job"),
+        text("graph"),
+        figures("parameters"),
+        figures("shards"),
+        figures("steps"),
+        figures("batch / microbatches"),
+        figures("finishes at"),
+    ]
+    output.table("Jobs", columns, rows)
+
+
+def _show_devices(plan: Plan, output: Output) -> None:
+    budgets = {device.name: device for device in plan.workload.cluster.devices}
+    makespan = max(plan.predictions.makespan_us, 1)
+    rows = [
+        (
+            said.device,
+            budgets[said.device].backing,
+            format_bytes(budgets[said.device].budget_bytes),
+            format_bytes(said.peak_bytes),
+            format_bytes(said.arena_bytes),
+            format_bytes(said.workspace_bytes),
+            format_bytes(said.kept_bytes),
+            format_percent(said.compute_us / makespan),
+            format_percent(said.load_us / makespan),
+            format_percent(said.spill_us / makespan),
+        )
+        for said in plan.predictions.devices
+        if said.device in budgets
+    ]
+    columns = [
+        text("device"),
+        text("backing"),
+        *(figures(title) for title in ("budget", "peak", "arena", "workspace", "kept", "compute", "load", "spill")),
+    ]
+    output.table("Devices", columns, rows)
+
+
+def _show_phases(plan: Plan, simulation: Simulation, output: Output) -> None:
+    rows = []
+    for number, (phase, decision) in enumerate(zip(plan.phases, plan.decisions.phases, strict=False)):
+        times = simulation.phases[number]
+        for position, placement in enumerate(decision.placements):
+            first = position == 0
+            rows.append(
+                (
+                    f"{number}" if first else "",
+                    f"{phase.repeat}" if first else "",
+                    format_duration(times.finish_us - times.start_us) if first else "",
+                    placement.device,
+                    placement.job,
+                    f"{placement.steps}",
+                    *_treatment(plan, placement),
+                )
+            )
+    columns = [
+        *(figures(title) for title in ("phase", "cycles", "time")),
+        text("device"),
+        text("job"),
+        *(figures(title) for title in ("steps", "resident", "kept", "updated on device")),
+    ]
+    output.table("Phases", columns, rows)
+
+
+def _treatment(plan: Plan, placement: Placement) -> tuple[str, str, str]:
+    layout = layout_of(plan, placement.job)
+    slabs, shards = len(layout.slabs), len(layout.shards)
+    return (
+        f"{len(placement.resident)} of {slabs} slabs",
+        f"{len(placement.keep)} of {shards} shards",
+        f"{len(placement.device_updates)} of {slabs} slabs",
+    )
+
+
+def _document(plan: Plan, simulation: Simulation) -> dict[str, object]:
+    return {
+        "jobs": [
+            {
+                "name": job.name,
+                "graph": layout_of(plan, job.name).graph,
+                "shards": len(layout_of(plan, job.name).shards),
+                "parameter_bytes": sum(slab.parameter_bytes for slab in layout_of(plan, job.name).slabs),
+                "steps": job.steps,
+                "batch_size": job.batch_size,
+                "microbatches": job.microbatches,
+            }
+            for job in plan.workload.jobs
+        ],
+        "devices": [
+            {"name": device.name, "backing": device.backing, "budget_bytes": device.budget_bytes}
+            for device in plan.workload.cluster.devices
+        ],
+        "phases": [
+            {
+                "cycles": phase.repeat,
+                **asdict(times),
+                "placements": [asdict(placement) for placement in decision.placements],
+            }
+            for phase, decision, times in zip(plan.phases, plan.decisions.phases, simulation.phases, strict=False)
+        ],
+        "predictions": asdict(plan.predictions),
+        "solver": asdict(plan.solver),
+        "decisions_edited": decisions_edited(plan),
+        "lists_edited": lists_edited(plan),
+    }

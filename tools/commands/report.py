@@ -1,0 +1,120 @@
+"""`hydraplan report`: what a run did, predicted against actual."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from plans.quantities import format_bytes, format_duration
+from tools.commands.arguments import Commands, add_json, command
+from tools.output import Output, count, figures, text
+from tools.planfile import write_text
+from tools.run_report import JobReport, Report, kinds, read_report
+
+TEXT = """Show a run: losses, predicted and actual times, peaks.
+
+--timeline writes the run in Chrome-trace form, which Perfetto opens, predicted and actual side by side."""
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = command(commands, "report", run, TEXT)
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("--timeline", metavar="FILE", type=Path, help="write the run as a Chrome trace")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    output = Output(as_json=arguments.json)
+    report = read_report(arguments.run_directory)
+    if arguments.timeline is not None:
+        from tools.timeline import compared_timeline
+
+        write_text(arguments.timeline, compared_timeline(report))
+        output.progress(f"timeline in {arguments.timeline}: open it with Perfetto")
+    output.json(_document(report))
+    show(report, output)
+    output.end(run_summary(report), f"hydraplan report {report.directory} --timeline {report.directory}/timeline.json")
+    return 0
+
+
+def run_summary(report: Report) -> str:
+    failed = [job.name for job in report.jobs if job.error is not None]
+    return (
+        f"Run: {count(len(report.jobs) - len(failed), 'job')} trained in {format_duration(report.makespan_us)} "
+        f"(predicted {format_duration(report.predicted_makespan_us)}, actual / predicted {_ratio(report)})"
+        + (f"; {count(len(failed), 'job')} failed: {', '.join(failed)}" if failed else "")
+    )
+
+
+def show(report: Report, output: Output) -> None:
+    """The run's tables."""
+    for job in report.jobs:
+        if job.error is not None:
+            output.line(f"{job.name} failed: {job.error}")
+    rows = [
+        (
+            job.name,
+            f"{job.shards}",
+            f"{job.steps}",
+            _loss(job.first_loss),
+            _loss(job.last_loss),
+            format_duration(job.predicted_finish_us),
+            format_duration(job.finish_us),
+            _peak(report, job),
+        )
+        for job in report.jobs
+    ]
+    columns = [
+        text("job"),
+        *(figures(title) for title in ("shards", "steps", "first loss", "last loss")),
+        *(figures(title) for title in ("predicted finish", "actual finish", "peak of its device / budget")),
+    ]
+    output.table("Jobs", columns, rows)
+    _show_kinds(report, output)
+
+
+def _show_kinds(report: Report, output: Output) -> None:
+    rows = [
+        (
+            kind.place,
+            kind.op,
+            f"{kind.count}",
+            format_duration(kind.predicted_us),
+            format_duration(kind.actual_us),
+            f"{kind.actual_us / kind.predicted_us:.2f}" if kind.predicted_us else "",
+        )
+        for kind in kinds(report)
+    ]
+    columns = [
+        text("place"),
+        text("step"),
+        *(figures(title) for title in ("count", "predicted", "actual", "actual / predicted")),
+    ]
+    output.table("Steps", columns, rows)
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _peak(report: Report, job: JobReport) -> str:
+    used = [device for device in report.devices if device.name in job.devices]
+    if not used:
+        return ""
+    fullest = max(used, key=lambda device: device.peak_bytes / device.budget_bytes)
+    return f"{format_bytes(fullest.peak_bytes)} / {format_bytes(fullest.budget_bytes)}"
+
+
+def _ratio(report: Report) -> str:
+    return f"{report.makespan_us / report.predicted_makespan_us:.2f}" if report.predicted_makespan_us else "-"
+
+
+def _document(report: Report) -> dict[str, object]:
+    return {
+        "predicted_makespan_us": report.predicted_makespan_us,
+        "makespan_us": report.makespan_us,
+        "jobs": [asdict(job) for job in report.jobs],
+        "devices": [asdict(device) for device in report.devices],
+        "steps": [asdict(kind) for kind in kinds(report)],
+    }

@@ -1,0 +1,60 @@
+"""Plan files on disk: read strictly, written whole or not at all, and errors told with the file's lines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from plans.errors import Finding, InvalidPlanError, StalePlanError, WorkloadError
+from plans.plan import Plan
+from plans.text import Document, dumps, loads
+
+
+def read_plan(path: Path) -> Document:
+    """Read a plan file. Raises WorkloadError where there is none, InvalidPlanError where it is no plan."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise WorkloadError(f"cannot read the plan {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidPlanError(
+            [Finding(pointer="", line=1, cause=f"not UTF-8 text ({error.reason})", remedy="restore the file")]
+        ) from None
+    return loads(text)
+
+
+def write_plan(plan: Plan, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write a plan file in one stroke: an interrupted command leaves the old file as it was."""
+    write_text(path, dumps(plan, notes))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole. Raises WorkloadError where its folder cannot be written."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise WorkloadError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def with_lines(findings: Sequence[Finding], document: Document) -> list[Finding]:
+    """Findings of a plan with the lines of the file that it came from, in the file's order."""
+    placed = [
+        finding if finding.line is not None else replace(finding, line=document.lines.nearest(finding.pointer))
+        for finding in findings
+    ]
+    return sorted(placed, key=lambda finding: finding.line or 0)
+
+
+@contextmanager
+def lines_of(document: Document) -> Iterator[None]:
+    """Findings that are raised within carry the file's lines."""
+    try:
+        yield
+    except (InvalidPlanError, StalePlanError) as error:
+        raise type(error)(with_lines(error.findings, document)) from error.__cause__
