@@ -11,20 +11,25 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from planner.lists import ORDERS, draft, layouts_by_job, period_us, phases_of
+from planner.lists import ORDERS, ListMaker, draft, period_us
 from planner.options import Option
 from planner.patterns import Instance
 from planner.rates import split
 from planner.views import JobView
+from plans.arena import allocate
 from plans.durations import ceil_us
 from plans.errors import InfeasibleError
 from plans.facts import Facts
+from plans.hazards import dependencies
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement
-from plans.simulate import simulate
+from plans.simulate import simulate, simulate_flow
 from plans.workload import Workload
 
 CYCLES = 6
 """Cycles that are simulated of jobs on one device: enough for a steady period."""
+
+CYCLE_WORK = 12
+"""How often each line of such a cycle is gone through, until it fits and is simulated."""
 
 Member = tuple[int, int, int]
 """(job class, option, steps)."""
@@ -38,11 +43,9 @@ class Evaluator:
         self.facts = facts
         self.cuts = cuts
         self.instance = instance
-        self.layouts = layouts_by_job(facts, cuts)
+        self.maker = ListMaker(workload, facts, cuts)
         self.lines = 0
         """Lines of lists simulated so far: a measure of effort that is the same on any machine."""
-        self._jobs = {job.name: job for job in workload.jobs}
-        self._copies = {job.job: job.state_copies for job in facts.jobs}
         self._stages: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._periods: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._cycles: dict[tuple[int, tuple[Member, ...]], int | None] = {}
@@ -61,11 +64,15 @@ class Evaluator:
     def length(self, phases: Sequence[PhaseDecision]) -> int:
         """About how many lines the lists of decisions will have."""
         return sum(
-            rate * 8 * len(self.layouts[placement.job].shards)
+            rate * self.step_lines(placement.job)
             for phase in phases
             for _, rates in split([placement.steps for placement in phase.placements])
             for placement, rate in zip(phase.placements, rates, strict=True)
         )
+
+    def step_lines(self, job: str) -> int:
+        """About how many lines one training step of a job makes: of a shard a few, and a few for each microbatch."""
+        return 4 * len(self.maker.layouts[job].shards) * (1 + self.maker.jobs[job].microbatches)
 
     def phases_us(self, phases: Sequence[PhaseDecision]) -> int | None:
         """Estimated makespan of decisions: the devices run ahead of each other, the host has to keep up."""
@@ -122,7 +129,7 @@ class Evaluator:
             device = views[0].device
             workers = self.workload.cluster.update_workers
             orders = ORDERS if len(views) > 1 else ORDERS[-1:]
-            self.lines += len(orders) * sum(8 * len(view.layout.shards) * view.placement.steps for view in views)
+            self.lines += len(orders) * sum(self.step_lines(view.name) * view.placement.steps for view in views)
             periods = [period_us(device.name, device.budget_bytes, views, order, workers) for order in orders]
             self._periods[key] = min((each for each in periods if each is not None), default=None)
         return self._periods[key]
@@ -137,22 +144,16 @@ class Evaluator:
     def _cycle_us(self, kind: int, members: tuple[Member, ...]) -> int | None:
         placements = tuple(view.placement for view in self._views(kind, members))
         placements = tuple(replace(each, steps=each.steps * CYCLES) for each in placements)
-        names = {each.job: each.steps for each in placements}
-        jobs = tuple(replace(job, steps=names[job.name]) for job in self.workload.jobs if job.name in names)
-        workload = replace(self.workload, jobs=jobs)
-        facts = replace(self.facts, jobs=tuple(each for each in self.facts.jobs if each.job in names))
-        cuts = tuple(each for each in self.cuts if each.job in names)
-        layouts = {job: self.layouts[job] for job in names}
         try:
-            lists = phases_of(workload, facts, cuts, layouts, placements)
+            parts = list(self.maker.made_of(placements))
         except InfeasibleError:
             return None
-        self.lines += sum(12 * len(each.cycle) for each in lists)
-        decisions = Decisions(cuts=cuts, phases=(PhaseDecision(placements=placements),))
-        simulation = simulate(draft(workload, facts, decisions, lists))
-        return (
-            sum(each.repeat * times.period_us for each, times in zip(lists, simulation.phases, strict=True)) // CYCLES
-        )
+        total = 0
+        for made in parts:
+            self.lines += CYCLE_WORK * len(made.phase.cycle)
+            waits = dependencies(made.flow, allocate(made.plan, made.flow))
+            total += made.phase.repeat * simulate_flow(made.plan, made.flow, waits).phases[0].period_us
+        return total // CYCLES
 
     def _views(self, kind: int, members: Iterable[Member]) -> list[JobView]:
         device = self.instance.kinds[kind].devices[0]
@@ -162,15 +163,7 @@ class Evaluator:
             number = taken[j] = taken.get(j, -1) + 1
             job = self.instance.classes[j].jobs[number]
             placement = self.option(kind, j, o).placement(job, device, steps)
-            views.append(
-                JobView(
-                    placement,
-                    self.layouts[job],
-                    self.workload.cluster,
-                    self._jobs[job].microbatches,
-                    self._copies[job],
-                )
-            )
+            views.append(self.maker.view(placement))
         return views
 
     def option(self, kind: int, j: int, o: int) -> Option:
@@ -186,24 +179,28 @@ class Evaluator:
         return self._judged[decisions]
 
     def _judge(self, decisions: Decisions) -> int | None:
+        try:
+            lists = self.lists(decisions.phases)
+        except InfeasibleError:
+            return None
+        self.lines += sum(6 * len(each.cycle) for each in lists)
+        return simulate(draft(self.workload, self.facts, decisions, lists)).makespan_us
+
+    def lists(self, phases: Sequence[PhaseDecision]) -> tuple[Phase, ...]:
+        """The lists of decisions. Raises InfeasibleError where they do not fit."""
         lists: list[Phase] = []
-        for phase in decisions.phases:
+        for phase in phases:
             if phase.placements not in self._phases:
-                try:
-                    made = phases_of(self.workload, self.facts, self.cuts, self.layouts, phase.placements)
-                except InfeasibleError:
-                    return None
+                made = self.maker.phases_of(phase.placements)
                 self.lines += sum(6 * len(each.cycle) for each in made)
                 self._phases[phase.placements] = made
             lists += self._phases[phase.placements]
-        self.lines += sum(6 * len(each.cycle) for each in lists)
-        return simulate(draft(self.workload, self.facts, decisions, tuple(lists))).makespan_us
+        return tuple(lists)
 
     def why(self, phases: Sequence[PhaseDecision]) -> InfeasibleError | None:
         """Why decisions do not fit."""
         try:
-            for phase in phases:
-                phases_of(self.workload, self.facts, self.cuts, self.layouts, phase.placements)
+            self.lists(phases)
         except InfeasibleError as error:
             return error
         return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from planner.cells import Builder
 from planner.dispatch import Dispatch, Dispatcher
@@ -22,7 +23,7 @@ from planner.views import JobView
 from plans.arena import allocate
 from plans.errors import Finding, InfeasibleError, InvalidPlanError
 from plans.facts import Facts, Layout
-from plans.flow import trace
+from plans.flow import Flow, trace
 from plans.memory import device_memory
 from plans.plan import Cuts, Decisions, Phase, Placement, Plan, Predictions, SolverRecord
 from plans.steps import Drop, Load, SlabContent, Spill, Step
@@ -44,15 +45,11 @@ def make_lists(workload: Workload, facts: Facts, decisions: Decisions) -> tuple[
     Raises InvalidPlanError where the decisions contradict the workload, InfeasibleError (with the bytes that
     are missing) where a placement does not fit its device in any order.
     """
-    layouts = layouts_by_job(facts, decisions.cuts)
-    findings = list(contradictions(workload, layouts, decisions))
+    maker = ListMaker(workload, facts, decisions.cuts)
+    findings = list(contradictions(workload, maker.layouts, decisions))
     if findings:
         raise InvalidPlanError(findings)
-    return tuple(
-        phase
-        for decision in decisions.phases
-        for phase in phases_of(workload, facts, decisions.cuts, layouts, decision.placements)
-    )
+    return tuple(phase for decision in decisions.phases for phase in maker.phases_of(decision.placements))
 
 
 def layouts_by_job(facts: Facts, cuts: Iterable[Cuts]) -> dict[str, Layout]:
@@ -122,114 +119,136 @@ def _finding(pointer: str, cause: str, remedy: str) -> Finding:
     return Finding(pointer=pointer, line=None, cause=cause, remedy=remedy)
 
 
-def phases_of(
-    workload: Workload,
-    facts: Facts,
-    cuts: tuple[Cuts, ...],
-    layouts: Mapping[str, Layout],
-    placements: Sequence[Placement],
-) -> tuple[Phase, ...]:
-    """The phases of one decision: whole cycles, and others for the steps that are left over."""
-    maker = _Maker(workload, facts, cuts, layouts)
-    phases = []
-    for repeat, rates in split([placement.steps for placement in placements]):
-        running = [replace(placement, steps=rate) for placement, rate in zip(placements, rates, strict=True) if rate]
-        phases.append(maker.make(running, repeat))
-    return tuple(phases)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A phase, with what was found out about it."""
+
+    phase: Phase
+    plan: Plan
+    """A draft of this phase alone: its jobs, each with the steps that the phase trains."""
+    flow: Flow
+    """Of that plan."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    """One order of a device's cells."""
+class _Fit(NamedTuple):
+    """What made a device's list fit."""
 
-    program: Program
-    period_us: int
+    variant: int
+    """Which of its orders."""
+    room: int
+    """Bytes for its arena."""
 
 
-class _Maker:
-    def __init__(self, workload: Workload, facts: Facts, cuts: tuple[Cuts, ...], layouts: Mapping[str, Layout]) -> None:
+class ListMaker:
+    """Makes the phases of one workload under given cuts. What it finds for one phase serves others like it."""
+
+    def __init__(self, workload: Workload, facts: Facts, cuts: tuple[Cuts, ...]) -> None:
+        """Raises InvalidPlanError where facts are missing for a job's cuts."""
         self.workload = workload
         self.facts = facts
         self.cuts = cuts
-        self.layouts = layouts
+        self.layouts = layouts_by_job(facts, cuts)
         self.jobs = {job.name: job for job in workload.jobs}
         self.copies = {job.job: job.state_copies for job in facts.jobs}
         self.budgets = {device.name: device.budget_bytes for device in workload.cluster.devices}
-        self.chosen: dict[object, list[tuple[str, bool]]] = {}
+        self._ranks: dict[object, list[tuple[str, bool]]] = {}
+        self._fits: dict[object, _Fit] = {}
 
-    def make(self, placements: Sequence[Placement], repeat: int) -> Phase:
+    def phases_of(self, placements: Sequence[Placement]) -> tuple[Phase, ...]:
+        """The phases of one decision. Raises InfeasibleError."""
+        return tuple(made.phase for made in self.made_of(placements))
+
+    def made_of(self, placements: Sequence[Placement]) -> Iterator[Made]:
+        """The phases of one decision: whole cycles, and others for the steps that are left over."""
+        for repeat, rates in split([placement.steps for placement in placements]):
+            running = [
+                replace(placement, steps=rate) for placement, rate in zip(placements, rates, strict=True) if rate
+            ]
+            yield self._make(running, repeat)
+
+    def view(self, placement: Placement) -> JobView:
+        job = self.jobs[placement.job]
+        return JobView(
+            placement, self.layouts[job.name], self.workload.cluster, job.microbatches, self.copies[job.name]
+        )
+
+    def _make(self, placements: Sequence[Placement], repeat: int) -> Made:
         """One phase; a placement's `steps` are those of one cycle."""
         by_device: dict[str, list[JobView]] = {}
         for placement in placements:
-            view = JobView(
-                placement,
-                self.layouts[placement.job],
-                self.workload.cluster,
-                self.jobs[placement.job].microbatches,
-                self.copies[placement.job],
-            )
-            by_device.setdefault(placement.device, []).append(view)
-        variants = {name: self.variants(name, views) for name, views in by_device.items()}
-        views = [view for each in by_device.values() for view in each]
-        programs = {name: next(each) for name, each in variants.items()}
-        rooms = {name: self.room(name, program) for name, program in programs.items()}
-        tries: dict[str, int] = defaultdict(int)
-        while True:
-            try:
-                phase = self.assemble(views, self.dispatch(views, programs, rooms, cyclic=repeat > 1), repeat)
-            except InfeasibleError as error:
-                if (tight := error.device) is None:
-                    raise
-                most = self.budgets[tight] - programs[tight].outside_bytes
-                if tries[tight] == 0 and rooms[tight] < most:
-                    rooms[tight] = most
-                    continue
-                tries[tight] = ROOM_TRIES
-                over = {tight: error}
-            else:
-                over = self.overshoot(phase)
-            if not over:
-                return phase
-            for name, short in over.items():
-                tries[name] += 1
-                if tries[name] <= ROOM_TRIES:
-                    rooms[name] -= max(short.missing_bytes, self.budgets[name] // LEAST_STEP) * tries[name]
-                    continue
-                following = next(variants[name], None)
-                if following is None:
-                    raise self.infeasible(name, by_device[name], short)
-                programs[name], tries[name] = following, 0
-                rooms[name] = self.room(name, following)
+            by_device.setdefault(placement.device, []).append(self.view(placement))
+        alone = len(by_device) == 1
+        fits = {name: None if alone else self._fit(name, views, repeat) for name, views in by_device.items()}
+        made, found = self._fitted(by_device, repeat, fits)
+        if alone:
+            ((name, views),) = by_device.items()
+            self._fits[_alike(views), repeat > 1] = found[name]
+        return made
 
-    def room(self, name: str, program: Program) -> int:
-        """Bytes for a device's arena, but for some that are likely lost between regions."""
-        return self.budgets[name] - program.outside_bytes - self.budgets[name] // GAPS
+    def _fit(self, name: str, views: Sequence[JobView], repeat: int) -> _Fit:
+        """What fits where the device runs alone: beside others it will be about the same."""
+        key = (_alike(views), repeat > 1)
+        if key not in self._fits:
+            self._fits[key] = self._fitted({name: views}, min(repeat, 2), {name: None})[1][name]
+        return self._fits[key]
+
+    def _fitted(
+        self, by_device: Mapping[str, Sequence[JobView]], repeat: int, fits: Mapping[str, _Fit | None]
+    ) -> tuple[Made, dict[str, _Fit]]:
+        """Lists are made again with less room, then in other orders, until they fit their devices."""
+        devices = {name: _Attempt(self, name, views, fits[name]) for name, views in by_device.items()}
+        views = [view for each in by_device.values() for view in each]
+        while True:
+            programs = {name: device.program for name, device in devices.items()}
+            rooms = {name: device.room for name, device in devices.items()}
+            try:
+                dispatch = self._dispatch(views, programs, rooms, repeat > 1)
+            except InfeasibleError as error:
+                if error.device is None:
+                    raise
+                devices[error.device].give_up(error)
+                continue
+            made = self._draft(views, self._assemble(views, dispatch, repeat))
+            memory = device_memory(made.plan, made.flow, allocate(made.plan, made.flow, host=False))
+            over = {name: memory[name].peak_bytes - self.budgets[name] for name in devices}
+            if all(missing <= 0 for missing in over.values()):
+                return made, {name: _Fit(device.variant, device.room) for name, device in devices.items()}
+            for name, missing in over.items():
+                if missing > 0:
+                    devices[name].lower(missing)
+
+    def _draft(self, views: Sequence[JobView], phase: Phase) -> Made:
+        steps = {view.name: view.placement.steps * phase.repeat for view in views}
+        jobs = tuple(replace(job, steps=steps[job.name]) for job in self.workload.jobs if job.name in steps)
+        workload = replace(self.workload, jobs=jobs)
+        facts = replace(self.facts, jobs=tuple(each for each in self.facts.jobs if each.job in steps))
+        cuts = tuple(each for each in self.cuts if each.job in steps)
+        plan = draft(workload, facts, Decisions(cuts=cuts, phases=()), (phase,))
+        flow = trace(plan)
+        assert not flow.problems, flow.problems[0]
+        return Made(phase=phase, plan=plan, flow=flow)
 
     # -- orders -------------------------------------------------------------------------------------
 
-    def variants(self, name: str, views: Sequence[JobView]) -> Iterator[Program]:
-        """Programs of a device: the best order first; what needs least memory last."""
-        key = (name, tuple((replace(view.placement, job=""), id(view.layout), view.microbatches) for view in views))
-        if key not in self.chosen:
-            self.chosen[key] = self.rank(name, views)
-        for order, offload in self.chosen[key]:
-            yield Builder(name, views, _groups(order, views), offload).build()
+    def ranked(self, name: str, views: Sequence[JobView]) -> list[tuple[str, bool]]:
+        """Orders by the period of their cycle, then the same with activations in host memory: the best order
+        first; what needs least memory last."""
+        key = _alike(views)
+        if key not in self._ranks:
+            orders = list(ORDERS) if len(views) > 1 else ["in turn"]
+            if len(orders) > 1:
+                orders.sort(key=lambda order: self._period_us(name, views, order))
+            self._ranks[key] = [(order, False) for order in orders] + [("in turn", True)]
+        return self._ranks[key]
 
-    def rank(self, name: str, views: Sequence[JobView]) -> list[tuple[str, bool]]:
-        """Orders by the period of their cycle, then the same with activations in host memory."""
-        orders = list(ORDERS) if len(views) > 1 else ["in turn"]
-        if len(orders) > 1:
-            orders.sort(key=lambda order: self.period_us(name, views, order))
-        return [(order, False) for order in orders] + [("in turn", True)]
-
-    def period_us(self, name: str, views: Sequence[JobView], order: str) -> int:
+    def _period_us(self, name: str, views: Sequence[JobView], order: str) -> int:
         period = period_us(name, self.budgets[name], views, order, self.workload.cluster.update_workers)
         return 1 << 60 if period is None else period
 
     # -- one phase ----------------------------------------------------------------------------------
 
-    def dispatch(
-        self, views: Sequence[JobView], programs: Mapping[str, Program], rooms: Mapping[str, int], *, cyclic: bool
+    def _dispatch(
+        self, views: Sequence[JobView], programs: Mapping[str, Program], rooms: Mapping[str, int], cyclic: bool
     ) -> Dispatch:
         """Twice: first to see what would come late. Residents whose refresh would stand behind all cells are
         refreshed at the next cycle's start instead, so that the load engine does not wait there for the last
@@ -240,7 +259,7 @@ class _Maker:
             return first
         return Dispatcher(views, programs, rooms, workers, cyclic=cyclic, like=first).run()
 
-    def assemble(self, views: Sequence[JobView], dispatch: Dispatch, repeat: int) -> Phase:
+    def _assemble(self, views: Sequence[JobView], dispatch: Dispatch, repeat: int) -> Phase:
         prologue: list[Step] = []
         epilogue: list[Step] = []
         for view in views:
@@ -258,26 +277,67 @@ class _Maker:
             epilogue.append(Drop(device=device, job=key.job, slab=key.slab))
         return Phase(repeat=repeat, prologue=tuple(prologue), cycle=tuple(dispatch.lines), epilogue=tuple(epilogue))
 
-    def overshoot(self, phase: Phase) -> dict[str, InfeasibleError]:
-        """Devices whose budget the list exceeds, by how much."""
-        plan = draft(self.workload, self.facts, Decisions(cuts=self.cuts, phases=()), (phase,))
-        flow = trace(plan)
-        memory = device_memory(plan, flow, allocate(plan, flow))
-        return {
-            name: InfeasibleError("", device=name, missing_bytes=each.peak_bytes - self.budgets[name])
-            for name, each in memory.items()
-            if each.peak_bytes > self.budgets[name]
-        }
 
-    def infeasible(self, name: str, views: Sequence[JobView], error: InfeasibleError) -> InfeasibleError:
-        jobs = ", ".join(view.name for view in views)
-        least = self.budgets[name] + error.missing_bytes
-        return InfeasibleError(
-            f"{jobs} on {name}: {error.missing_bytes:,} bytes short of what the decisions need there; "
-            f"give {name} {least:,} bytes, or make fewer slabs resident",
-            device=name,
-            missing_bytes=error.missing_bytes,
+class _Attempt:
+    """One device's order and room, while its list does not fit."""
+
+    def __init__(self, maker: ListMaker, name: str, views: Sequence[JobView], fit: _Fit | None) -> None:
+        self.name = name
+        self.views = views
+        self.budget = maker.budgets[name]
+        self.orders = maker.ranked(name, views)
+        self._begin(fit.variant if fit is not None else 0)
+        if fit is not None:
+            self.room = fit.room
+
+    def _begin(self, variant: int) -> None:
+        self.variant = variant
+        order, offload = self.orders[variant]
+        self.program = Builder(self.name, self.views, _groups(order, self.views), offload).build()
+        self.most = self.budget - self.program.outside_bytes
+        self.room = self.most - self.budget // GAPS
+        self.tries = 0
+
+    def lower(self, missing_bytes: int) -> None:
+        """Try with less room, each time less by more. Raises InfeasibleError where no order is left."""
+        self.tries += 1
+        if self.tries <= ROOM_TRIES:
+            self.room -= max(missing_bytes, self.budget // LEAST_STEP) * self.tries
+        else:
+            self._next(missing_bytes)
+
+    def give_up(self, error: InfeasibleError) -> None:
+        """No list has that little room. Raises InfeasibleError where no order is left."""
+        if self.tries == 0 and self.room < self.most:
+            self.room = self.most
+        else:
+            self._next(error.missing_bytes)
+
+    def _next(self, missing_bytes: int) -> None:
+        if self.variant + 1 < len(self.orders):
+            self._begin(self.variant + 1)
+            return
+        jobs = ", ".join(view.name for view in self.views)
+        raise InfeasibleError(
+            f"{jobs} on {self.name}: {missing_bytes:,} bytes short of what the decisions need there; "
+            f"give {self.name} {self.budget + missing_bytes:,} bytes, or make fewer slabs resident",
+            device=self.name,
+            missing_bytes=missing_bytes,
         )
+
+
+def _alike(views: Sequence[JobView]) -> object:
+    """Equal for jobs on devices that differ in name only, as far as one device's list goes."""
+    return tuple(
+        (
+            replace(view.placement, job="", device=""),
+            id(view.layout),
+            view.microbatches,
+            view.state_copies,
+            (view.device.budget_bytes, view.profile.name, view.load_rate, view.spill_rate),
+        )
+        for view in views
+    )
 
 
 def period_us(name: str, budget_bytes: int, views: Sequence[JobView], order: str, workers: int) -> int | None:
@@ -320,4 +380,4 @@ def draft(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[
     )
 
 
-__all__ = ["ORDERS", "contradictions", "draft", "layouts_by_job", "make_lists", "period_us", "phases_of"]
+__all__ = ["ORDERS", "ListMaker", "Made", "contradictions", "draft", "layouts_by_job", "make_lists", "period_us"]

@@ -234,7 +234,7 @@ def options_of(pricer: Pricer) -> tuple[Option, ...]:
     """The Pareto list of a job on a kind of device; empty where nothing fits its budget."""
     budget = pricer.device.budget_bytes
     fitting = {option.costs(): option for option in _candidates(pricer) if _fits(option, budget)}
-    return _thin(_pareto(list(fitting.values())), MOST_OPTIONS)
+    return thin(_pareto(list(fitting.values())), MOST_OPTIONS)
 
 
 def smallest_budget(pricer: Pricer) -> int:
@@ -298,11 +298,13 @@ def _pareto(options: Sequence[Option]) -> list[Option]:
     return kept
 
 
-def _thin(options: Sequence[Option], most: int) -> tuple[Option, ...]:
+def thin(options: Sequence[Option], most: int) -> tuple[Option, ...]:
     """At most so many, evenly over memory; the best of each kind of cost stay."""
     if len(options) <= most:
         return tuple(options)
-    best = {min(range(len(options)), key=lambda n: (options[n].costs()[kind], n)) for kind in range(7)}
+    best = list(
+        dict.fromkeys(min(range(len(options)), key=lambda n: (options[n].costs()[kind], n)) for kind in range(7))
+    )
     last, room = len(options) - 1, most - len(best)
-    evenly = {round(number * last / (room - 1)) for number in range(room)}
-    return tuple(options[number] for number in sorted(best | evenly))
+    evenly = [round(number * last / (room - 1)) for number in range(room)] if room > 1 else []
+    return tuple(options[number] for number in sorted({*best[:most], *evenly}))

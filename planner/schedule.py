@@ -16,20 +16,24 @@ from dataclasses import dataclass, replace
 
 from planner import configurations, patterns
 from planner.configurations import Timed
-from planner.evaluate import Evaluator
+from planner.evaluate import CYCLE_WORK, Evaluator
 from planner.greedy import greedy, one_by_one
 from planner.instance import build_instance, does_not_fit, with_options
 from planner.lists import layouts_by_job
-from planner.options import Option
+from planner.options import Option, thin
 from planner.patterns import Instance, Pattern, Slot
 from planner.phases import GRIDS, realize
 from planner.solver import SolverOptions
 from planner.stages import Schedule, climb, decisions, estimate_us
 from plans.bounds import lower_bound_us
 from plans.facts import Facts
-from plans.plan import Cuts, Decisions, PhaseDecision, SolverRecord
+from plans.plan import Cuts, Decisions, Phase, PhaseDecision, SolverRecord
 from plans.workload import Workload
 
+MEASURING = 4
+"""Efforts that go into measuring options."""
+LEAST_OPTIONS = 6
+"""Options of a job class on a kind of device that are measured in any case."""
 MOST_RATE = 4
 """Steps of a job in the cycle with which a pattern is simulated."""
 REALIZED = 3
@@ -46,30 +50,41 @@ Phases = tuple[PhaseDecision, ...]
 
 def schedule(
     workload: Workload, facts: Facts, cuts: Mapping[str, tuple[int, ...]], options: SolverOptions
-) -> tuple[Decisions, SolverRecord]:
-    """Decisions, and how they were found. Pure: the same input gives the same answer.
+) -> tuple[Decisions, tuple[Phase, ...], SolverRecord]:
+    """Decisions, their lists, and how they were found. Pure: the same input gives the same answer.
 
     Raises InfeasibleError where a job fits no device.
     """
     all_cuts = tuple(Cuts(job=job.name, cuts=cuts[job.name]) for job in workload.jobs)
     layouts = layouts_by_job(facts, all_cuts)
     priced = build_instance(workload, facts, layouts)
-    instance = measured(priced, Evaluator(workload, facts, all_cuts, priced))
+    instance = measured(priced, Evaluator(workload, facts, all_cuts, priced), options.effort)
     for job_class in instance.classes:
         if not any(job_class.options):
             raise does_not_fit(workload, facts, layouts, job_class.jobs[0])
     search = _Search(Evaluator(workload, facts, all_cuts, instance), options)
     best, record = search.run(lower_bound_us(workload, facts))
-    return Decisions(cuts=all_cuts, phases=best), record
+    return Decisions(cuts=all_cuts, phases=best), search.evaluator.lists(best), record
 
 
-def measured(instance: Instance, evaluator: Evaluator) -> Instance:
-    """Options with the step time that the simulator gives their own list; without those that do not fit."""
+def measured(instance: Instance, evaluator: Evaluator, effort: int) -> Instance:
+    """Options with the step time that the simulator gives their own list; without those that do not fit.
+
+    Where lists are long, fewer options are measured."""
+    work = CYCLE_WORK * sum(
+        len(each) * evaluator.step_lines(job_class.jobs[0])
+        for job_class in instance.classes
+        for each in job_class.options
+    )
+    part = min(1.0, MEASURING * effort / work) if work else 1.0
     options = {}
     for j, job_class in enumerate(instance.classes):
         for k, priced in enumerate(job_class.options):
             found: list[Option] = []
+            thinned = thin(priced, max(LEAST_OPTIONS, int(part * len(priced))))
             for number, option in enumerate(priced):
+                if option not in thinned:
+                    continue
                 alone = evaluator.cycle_us(k, [(j, number, 1)])
                 if alone is not None:
                     found.append(replace(option, chain_us=alone, load_us=min(option.load_us, alone)))
@@ -98,9 +113,10 @@ class _Search:
         found = {"list": [start]}
         found[solver] = next(filter(None, (self.judge([each]) for each in self.realized(timed)[:REALIZED])), [])
         best_us = min(each.makespan_us for judged in found.values() for each in judged)
-        found[f"{solver}+search"] = self.improve([seed, one_by_one(self.instance)], best_us)
-        name, best = min(((name, each) for name, judged in found.items() for each in judged), key=_worth)
         bound_us = max(round(bound.bound * patterns.MICROSECONDS), lower_us)
+        if best_us > bound_us * (1 + self.options.relative_gap):
+            found[f"{solver}+search"] = self.improve([seed, one_by_one(self.instance)], best_us)
+        name, best = min(((name, each) for name, judged in found.items() for each in judged), key=_worth)
         objective_us = round(sum(each.seconds for each in timed) * patterns.MICROSECONDS)
         record = SolverRecord(
             name=name,

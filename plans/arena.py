@@ -7,8 +7,9 @@ so a cycle is a ring: what is held at its end lies where the next cycle expects 
     held slab          [---------------|--)        [----|---)        one address
     streamed slab                      |     [---)      |            an address for each load
 
-Addresses are first fit, the largest first. Lifetimes are in list order; that engines overlap in time is
-safe because a step that takes a region waits for the earlier users of it (`plans.hazards`).
+Addresses are first fit, the largest first, or in another order where that needs less. Lifetimes are in list
+order; that engines overlap in time is safe because a step that takes a region waits for the earlier users of it
+(`plans.hazards`).
 
 Such waits are the price of little memory. On devices memory is what is short; on the host it would be a poor
 bargain, where one job's spilled gradients would wait for another job's update. So there every job has a part
@@ -22,9 +23,13 @@ of the arena of its own, and what it puts there lingers until some more has come
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from plans.flow import Flow, Instance, Section
 from plans.objects import COPIES
@@ -32,6 +37,10 @@ from plans.plan import Phase, Plan
 from plans.workload import HOST
 
 ALIGNMENT = 256
+
+Shape: TypeAlias = tuple[int, tuple[tuple[int, int], ...]]
+"""(bytes, intervals) of a block."""
+Order: TypeAlias = Callable[[Shape], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +57,13 @@ def align(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def allocate(plan: Plan, flow: Flow) -> Arenas:
-    """Addresses of all instances that live in an arena."""
+def allocate(plan: Plan, flow: Flow, *, host: bool = True) -> Arenas:
+    """Addresses of all instances that live in an arena; not `host`: in a device's."""
     addresses = [0] * len(flow.instances)
     sizes: dict[str, int] = defaultdict(int)
     families: dict[tuple[str, int, str], dict[object, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for instance in flow.instances:
-        if instance.in_arena:
+        if instance.in_arena and (host or instance.place != HOST):
             phase = flow.sites[instance.begin].phase
             part = instance.key.job if instance.place == HOST else ""
             families[instance.place, phase, part][_family(flow, instance)].append(instance)
@@ -64,7 +73,9 @@ def allocate(plan: Plan, flow: Flow) -> Arenas:
         blocks = [_Block.of(flow, plan.phases[phase], group) for group in members.values()]
         if place == HOST:
             _linger(blocks, plan.phases[phase], 1 + plan.workload.cluster.update_workers)
-        top = _first_fit(blocks)
+            top = _fit(blocks, (_by_size,))
+        else:
+            top = _fit(blocks, (_by_size, _by_area))
         tops[place, part] = max(tops[place, part], top)
         if place != HOST:
             phase_sizes[place, phase] = top
@@ -76,9 +87,10 @@ def allocate(plan: Plan, flow: Flow) -> Arenas:
     for (place, part), top in tops.items():
         bottoms[place, part] = sizes[place]
         sizes[place] += top
-    for instance in flow.instances:
-        if instance.in_arena:
-            addresses[instance.id] += bottoms[instance.place, instance.key.job if instance.place == HOST else ""]
+    for (place, _, part), members in families.items():
+        for group in members.values():
+            for instance in group:
+                addresses[instance.id] += bottoms[place, part]
     return Arenas(addresses=tuple(addresses), sizes=dict(sizes), phase_sizes=phase_sizes)
 
 
@@ -145,29 +157,71 @@ def _linger(blocks: list[_Block], phase: Phase, more: int) -> None:
         first = end
 
 
-def _first_fit(blocks: list[_Block]) -> int:
-    """Give each block the lowest address that is free over its intervals; returns the arena's size."""
-    order = sorted(blocks, key=lambda block: (-block.size, block.intervals[0]))
-    spans = [interval for block in order for interval in block.intervals]
+def _fit(blocks: list[_Block], orders: tuple[Order, ...]) -> int:
+    """Give each block an address, in the order that makes the smallest arena; returns its size."""
+    # Numbered anew, places with equal lists look alike, and each is laid out once.
+    lines = sorted({line for block in blocks for interval in block.intervals for line in interval})
+    number = {line: index for index, line in enumerate(lines)}
+    shapes = tuple(
+        (block.size, tuple((number[low], number[high]) for low, high in block.intervals)) for block in blocks
+    )
+    top, addresses = _fitted(shapes, orders)
+    for block, address in zip(blocks, addresses, strict=True):
+        block.address = address
+    return top
+
+
+@lru_cache(maxsize=256)
+def _fitted(shapes: tuple[Shape, ...], orders: tuple[Order, ...]) -> tuple[int, tuple[int, ...]]:
+    return min((_first_fit(shapes, order) for order in orders), key=lambda found: found[0])
+
+
+def _by_size(shape: Shape) -> tuple[int, ...]:
+    size, intervals = shape
+    return (-size, *intervals[0])
+
+
+def _by_area(shape: Shape) -> tuple[int, ...]:
+    """What is held over borders, then by size and the square root of the lifetime: the long-lived lie low."""
+    size, intervals = shape
+    lines = sum(high - low + 1 for low, high in intervals)
+    return (len(intervals) == 1, -size * size * lines, *intervals[0])
+
+
+def _first_fit(shapes: tuple[Shape, ...], order: Order) -> tuple[int, tuple[int, ...]]:
+    """Each gets, in an order, the lowest address that is free over its intervals: (arena's size, addresses)."""
+    ordered = sorted(range(len(shapes)), key=lambda number: order(shapes[number]))
+    spans = [interval for number in ordered for interval in shapes[number][1]]
     lows, highs = np.array(spans, dtype=np.int64).reshape(-1, 2).T.copy()
     bottoms = np.zeros(len(spans), dtype=np.int64)
     tops = np.zeros(len(spans), dtype=np.int64)
+    addresses = [0] * len(shapes)
     placed = 0
     highest = 0
-    for block in order:
-        busy = np.zeros(placed, dtype=bool)
-        for low, high in block.intervals:
+    for number in ordered:
+        size, intervals = shapes[number]
+        low, high = intervals[0]
+        busy = (lows[:placed] <= high) & (highs[:placed] >= low)
+        for low, high in intervals[1:]:
             busy |= (lows[:placed] <= high) & (highs[:placed] >= low)
-        starts, ends = bottoms[:placed][busy], tops[:placed][busy]
-        if len(starts):
-            ascending = np.argsort(starts, kind="stable")
-            # Below the lowest start, or between what ends so far and the next start, or above all.
-            free_from = np.concatenate(([0], np.maximum.accumulate(ends[ascending])))
-            free_to = np.append(starts[ascending], np.iinfo(np.int64).max)
-            block.address = int(free_from[np.argmax(free_to - free_from >= block.size)])
-        highest = max(highest, block.address + block.size)
-        after = placed + len(block.intervals)
-        bottoms[placed:after] = block.address
-        tops[placed:after] = block.address + block.size
+        address = addresses[number] = _lowest_gap(bottoms[:placed][busy], tops[:placed][busy], size)
+        highest = max(highest, address + size)
+        after = placed + len(intervals)
+        bottoms[placed:after] = address
+        tops[placed:after] = address + size
         placed = after
-    return highest
+    return highest, tuple(addresses)
+
+
+def _lowest_gap(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], size: int) -> int:
+    if not len(starts):
+        return 0
+    ascending = starts.argsort(kind="stable")
+    starts, ends = starts[ascending], ends[ascending]
+    if starts[0] >= size:
+        return 0
+    # Between what ends so far and the next start, or above all.
+    reached = np.maximum.accumulate(ends)
+    gaps = starts[1:] - reached[:-1] >= size
+    first = int(gaps.argmax()) if len(gaps) else 0
+    return int(reached[first]) if len(gaps) and gaps[first] else int(reached[-1])

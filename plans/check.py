@@ -29,9 +29,11 @@ from plans.text import Document
 __all__ = ["check", "lists_edited", "verify"]
 
 
-def check(plan: Plan, lines: Mapping[str, int] | None = None) -> tuple[Finding, ...]:
-    """All that is wrong with a plan; nothing: it can be executed. `lines`: JSON pointer -> line of its file."""
-    findings = _findings(plan)
+def check(plan: Plan, lines: Mapping[str, int] | None = None, flow: Flow | None = None) -> tuple[Finding, ...]:
+    """All that is wrong with a plan; nothing: it can be executed.
+
+    `lines`: JSON pointer -> line of its file. `flow`: where its lists were traced before."""
+    findings = _findings(plan, flow)
     if lines is not None:
         placed = (replace(finding, line=nearest_line(lines, finding.pointer)) for finding in findings)
         findings = sorted(placed, key=lambda finding: finding.line or 0)
@@ -45,7 +47,7 @@ def verify(document: Document) -> None:
         raise InvalidPlanError(findings)
 
 
-def _findings(plan: Plan) -> list[Finding]:
+def _findings(plan: Plan, flow: Flow | None) -> list[Finding]:
     findings = reference_findings(plan)
     if decisions_edited(plan):
         # The lists will be made anew: what is wrong with the old ones does not matter.
@@ -53,7 +55,7 @@ def _findings(plan: Plan) -> list[Finding]:
         return [_decisions_finding(), *kept]
     if findings:
         return findings
-    flow = trace(plan)
+    flow = trace(plan) if flow is None else flow
     if flow.problems:
         return [problem.finding() for problem in flow.problems]
     return _memory_findings(plan, flow)

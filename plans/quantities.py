@@ -86,3 +86,8 @@ def format_duration(duration_us: int) -> str:
 def format_percent(fraction: float) -> str:
     """`2.1 %`."""
     return f"{100 * fraction:.1f} %"
+
+
+def format_count(number: int, noun: str) -> str:
+    """`1 job`, `4 jobs`, `2 phases`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -98,12 +98,12 @@ def simulate_flow(plan: Plan, flow: Flow, waits: Sequence[Sequence[int]]) -> Sim
     return result
 
 
-def predict(plan: Plan) -> Predictions:
-    """What the simulator and the liveness analysis say of a plan's lists.
+def predict(plan: Plan, flow: Flow | None = None) -> Predictions:
+    """What the simulator and the liveness analysis say of a plan's lists. `flow`: where they were traced before.
 
     Raises InvalidPlanError where its lists cannot be run.
     """
-    flow = trace(plan)
+    flow = trace(plan) if flow is None else flow
     if flow.problems:
         raise InvalidPlanError([problem.finding() for problem in flow.problems])
     arenas = allocate(plan, flow)

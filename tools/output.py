@@ -30,11 +30,6 @@ def figures(title: str) -> Column:
     return Column(title=title, figures=True)
 
 
-def count(number: int, noun: str) -> str:
-    """`1 job`, `4 jobs`, `2 phases`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 class Output:
     """Where a command's words go."""
 

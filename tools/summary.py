@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from plans.plan import DevicePrediction, Plan
-from plans.quantities import format_bytes, format_duration, format_percent
-from tools.output import count
+from plans.quantities import format_bytes, format_count, format_duration, format_percent
 
 
 def plan_summary(plan: Plan) -> str:
@@ -13,9 +12,9 @@ def plan_summary(plan: Plan) -> str:
     parts = [
         ", ".join(
             [
-                count(len(plan.workload.jobs), "job"),
-                count(len(plan.workload.cluster.devices), "device"),
-                count(len(plan.phases), "phase"),
+                format_count(len(plan.workload.jobs), "job"),
+                format_count(len(plan.workload.cluster.devices), "device"),
+                format_count(len(plan.phases), "phase"),
             ]
         ),
         f"makespan {format_duration(said.makespan_us)} "

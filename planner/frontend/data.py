@@ -121,8 +121,8 @@ class JobData:
         return digest.hexdigest()
 
 
-def open_data(job: Job) -> JobData:
-    """The data of a job; its data set is made here, once.
+def open_data(job: Job, opened: dict[Target, MapDataset] | None = None) -> JobData:
+    """The data of a job; its data set is made here, or taken from those `opened` before, which it joins.
 
     Raises WorkloadError where the target is not a map-style data set, is smaller than one batch, or the
     batch does not divide into the microbatches.
@@ -131,9 +131,14 @@ def open_data(job: Job) -> JobData:
         raise WorkloadError(
             f"job {job.name}: batch size {job.batch_size} does not divide into {job.microbatches} microbatches"
         )
+    dataset = opened.get(job.data) if opened is not None else None
+    if dataset is None:
+        dataset = open_dataset(job.data)
+        if opened is not None:
+            opened[job.data] = dataset
     data = JobData(
         name=job.data.path,
-        dataset=open_dataset(job.data),
+        dataset=dataset,
         seed=job.seed,
         batch_size=job.batch_size,
         microbatches=job.microbatches,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from support.sweep import facts_of, gpu_cluster, job_of
 from support.toyplan import MIB, toy_cluster, toy_facts, toy_layout, toy_workload
 
-from planner.lists import draft, make_lists
+from planner.lists import ListMaker, draft, make_lists
 from planner.rates import split
 from plans.arena import allocate
 from plans.errors import InfeasibleError, InvalidPlanError
@@ -127,6 +128,25 @@ def test_the_same_decisions_give_the_same_lists(instance: tuple[Workload, Facts,
             return str(error)
 
     assert lists() == lists()
+
+
+@settings(max_examples=20, deadline=None)
+@given(instances(), st.randoms())
+def test_what_was_made_before_changes_nothing(instance: tuple[Workload, Facts, Decisions], random: Random) -> None:
+    """A maker reuses what it found for other phases; the lists are the same in whatever order they are made."""
+
+    def lists(maker: ListMaker, placements: tuple[Placement, ...]) -> object:
+        try:
+            return maker.phases_of(placements)
+        except InfeasibleError as error:
+            return str(error)
+
+    workload, facts, decisions = instance
+    maker = ListMaker(workload, facts, decisions.cuts)
+    phases = [each.placements for each in decisions.phases]
+    parts = [tuple(random.sample(each, random.randint(1, len(each)))) for each in phases for _ in range(2)]
+    made = {each: lists(maker, each) for each in (*parts, *phases)}
+    assert made == {each: lists(ListMaker(workload, facts, decisions.cuts), each) for each in made}
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,7 +12,7 @@ from support.toyplan import MIB, toy_cluster, toy_facts, toy_layout, toy_workloa
 from planner.evaluate import Evaluator
 from planner.instance import build_instance
 from planner.lists import draft, layouts_by_job, make_lists
-from planner.schedule import SolverOptions, schedule
+from planner.schedule import LEAST_OPTIONS, SolverOptions, measured, schedule
 from plans.bounds import lower_bound_us
 from plans.errors import InfeasibleError
 from plans.facts import Facts, Layout
@@ -85,7 +85,7 @@ def test_brute_force_finds_nothing_better(name: str, monkeypatch: pytest.MonkeyP
     evaluator = Evaluator(workload, facts, cuts, build_instance(workload, facts, layouts))
     judged = (evaluator.makespan_us(phases) for phases in every_schedule(workload, facts, layout))
     best = min(makespan for makespan in judged if makespan is not None)
-    decisions, record = schedule(workload, facts, {job.name: layout.cuts for job in workload.jobs}, SolverOptions())
+    decisions, _, record = schedule(workload, facts, {job.name: layout.cuts for job in workload.jobs}, SolverOptions())
     found = simulated_us(workload, facts, decisions)
     assert found <= 1.01 * best
     assert lower_bound_us(workload, facts) <= found <= record.list_schedule_us
@@ -102,23 +102,36 @@ def alternating() -> Small:
 
 def test_the_joint_plan_beats_the_list_schedule_by_more_than_a_tenth() -> None:
     workload, facts, layout = alternating()
-    decisions, record = schedule(workload, facts, {job.name: layout.cuts for job in workload.jobs}, SolverOptions())
+    decisions, _, record = schedule(workload, facts, {job.name: layout.cuts for job in workload.jobs}, SolverOptions())
     assert record.name != "list"
     assert 1.1 * simulated_us(workload, facts, decisions) < record.list_schedule_us
 
 
-def test_the_record_says_who_found_the_schedule() -> None:
+def test_the_record_says_who_found_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without effort nothing is searched: what is better with it was found by the search."""
+    monkeypatch.setattr("planner.schedule.LEAST_OPTIONS", 16)
     named = set()
     for workload, facts, layout in INSTANCES.values():
         cuts, found = {job.name: layout.cuts for job in workload.jobs}, []
         for effort in (0, 5_000):
-            decisions, record = schedule(workload, facts, cuts, SolverOptions(effort=effort))
+            decisions, _, record = schedule(workload, facts, cuts, SolverOptions(effort=effort))
             found.append(simulated_us(workload, facts, decisions))
             assert (record.name == "list") == (found[-1] == record.list_schedule_us)
             assert record.name.endswith("+search") == (found[-1] < found[0])
             named.add(record.name)
     assert named == {"list", "highs", "highs+search"}
+
+
+def test_where_lists_are_long_fewer_options_are_measured() -> None:
+    workload, facts, layout = small(jobs=1, devices=1, budget=40, bytes_per_s=10**9, steps=7)
+    cuts = (Cuts(job=workload.jobs[0].name, cuts=layout.cuts),)
+    priced = build_instance(workload, facts, {workload.jobs[0].name: layout})
+
+    def options(effort: int) -> int:
+        return len(measured(priced, Evaluator(workload, facts, cuts, priced), effort).classes[0].options[0])
+
+    assert len(priced.classes[0].options[0]) > LEAST_OPTIONS
+    assert 0 < options(0) <= LEAST_OPTIONS < options(100_000)
 
 
 @pytest.mark.parametrize("solver", ["highs", "cbc"])
@@ -132,7 +145,7 @@ def test_the_same_input_gives_the_same_schedule(solver: str) -> None:
 def test_every_job_gets_its_steps_and_the_record_is_complete() -> None:
     workload, facts, layout = small(jobs=3, devices=2, budget=18, bytes_per_s=10**9, steps=7)
     workload = replace(workload, jobs=(replace(workload.jobs[0], steps=11), *workload.jobs[1:]))
-    decisions, record = schedule(
+    decisions, _, record = schedule(
         workload, facts, {job.name: layout.cuts for job in workload.jobs}, SolverOptions(effort=20_000)
     )
     for job in workload.jobs:

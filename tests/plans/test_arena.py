@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from support.drawnplan import plans
 from support.toyplan import toy_layout, toy_plan, toy_workload
 
-from plans.arena import ALIGNMENT, Arenas, align, allocate
+from plans.arena import ALIGNMENT, Arenas, _by_area, _by_size, _first_fit, _fitted, align, allocate
 from plans.check import check
 from plans.flow import Flow, Instance, trace
 from plans.plan import Placement, Plan
@@ -79,3 +79,11 @@ def test_a_resident_slab_keeps_its_address_through_the_phase() -> None:
     others = [each for each in flow.instances if each.place == "cpu0" and each is not resident and each.bytes]
     low, high = arenas.addresses[resident.id], arenas.addresses[resident.id] + resident.bytes
     assert all(arenas.addresses[each.id] >= high or arenas.addresses[each.id] + each.bytes <= low for each in others)
+
+
+def test_the_better_of_two_orders_is_taken() -> None:
+    """By size the small block that lives long ends up above the large ones that come and go."""
+    shapes = ((4, ((0, 3),)), (6, ((4, 7),)), (5, ((2, 5),)), (1, ((0, 9),)))
+    tops = [_first_fit(shapes, order)[0] for order in (_by_size, _by_area)]
+    assert _fitted(shapes, (_by_size, _by_area))[0] == min(tops)
+    assert _first_fit(shapes, _by_size)[1][3] == max(_first_fit(shapes, _by_size)[1])

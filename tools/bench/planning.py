@@ -4,34 +4,59 @@
     tools/bench/gpt_j.toml      1 job on 1 device of 11 GiB
 
 Each is planned by `hydraplan plan` in a process of its own, as a user would; the kernel's own account of that process
-gives CPU time and peak memory. The aim: under 60 s and 2 GiB each, on two cores. The last line is a JSON object: for
-each, `seconds`, `cpu_seconds`, `rss_bytes`, `makespan_us`, `gap` (makespan over the lower bound, less one) and the
-solver's own gap; `within`: whether both aims are met.
+gives its CPU time and peak memory. The aim on two cores: under 60 s and 2 GiB each. The last line is a JSON object:
+
+    seconds, cpu_seconds, peak_bytes    of each process
+    makespan_us, gap                    what the plan predicts, and how far above the lower bound that is
+    within_aims                         whether both took less than the aims
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from plans.text import loads
-from tools.output import size_text
+from tools.planfile import read_plan
 
 HERE = Path(__file__).parent
 WORKLOADS = ("gpt2_xl", "gpt_j")
-MOST_SECONDS = 60
+MOST_SECONDS = 60.0
 MOST_BYTES = 2 << 30
 KIB = 1024
 
 
 def main() -> None:
-    figures = {name: planned(HERE / f"{name}.toml") for name in WORKLOADS}
-    print(json.dumps(figures))
+    figures: dict[str, Any] = {name: planned(HERE / f"{name}.toml") for name in WORKLOADS}
+    within = all(each["seconds"] < MOST_SECONDS and each["peak_bytes"] < MOST_BYTES for each in figures.values())
+    print(json.dumps({**figures, "within_aims": within}))
+
+
+def planned(workload: Path) -> dict[str, float]:
+    """Plan a workload in a process of its own. Raises CalledProcessError where that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plan.json"
+        command = [sys.executable, "-m", "tools", "plan", str(workload), "-o", str(path)]
+        started = time.perf_counter()
+        process = subprocess.Popen(command)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        predictions = read_plan(path).plan.predictions
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_bytes": usage.ru_maxrss * KIB,
+        "makespan_us": predictions.makespan_us,
+        "gap": predictions.gap,
+    }
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from plans.errors import InfeasibleError
 from plans.plan import Plan
-from plans.quantities import format_bytes, format_duration, format_percent, parse_bytes
+from plans.quantities import format_bytes, format_count, format_duration, format_percent, parse_bytes
 from plans.workload import Cluster
 from tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
-from tools.output import Output, count, figures, text
+from tools.output import Output, figures, text
 
 TEXT = """Tell what would fit on other devices, and how fast.
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     found: list[Candidate] = []
     for budget_bytes in arguments.memory:
         for devices in arguments.devices:
-            output.progress(f"plan for {count(devices, 'device')} of {format_bytes(budget_bytes)}")
+            output.progress(f"plan for {format_count(devices, 'device')} of {format_bytes(budget_bytes)}")
             candidate = replace(workload, cluster=scaled(workload.cluster, devices, budget_bytes))
             made, refusal, missing = None, "", 0
             try:
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     _show(found, output)
     fitting = [each for each in found if each.plan is not None]
     output.end(
-        f"Capacity: {len(fitting)} of {count(len(found), 'candidate')} fit" + _advice(fitting),
+        f"Capacity: {len(fitting)} of {format_count(len(found), 'candidate')} fit" + _advice(fitting),
         f"hydraplan plan {arguments.workload} -o {arguments.workload.with_suffix('.plan.json')}" if fitting else None,
     )
     return 0 if fitting else InfeasibleError.exit_code

@@ -9,10 +9,10 @@ from plans.check import verify
 from plans.digests import lists_edited
 from plans.errors import InvalidPlanError
 from plans.plan import Plan, Predictions
-from plans.quantities import format_bytes, format_duration
+from plans.quantities import format_bytes, format_count, format_duration
 from plans.simulate import predict
 from tools.commands.arguments import Commands, add_json, add_plan, command
-from tools.output import Output, count
+from tools.output import Output
 from tools.planfile import read_plan
 from tools.summary import plan_summary
 
@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     for change in changes:
         output.line(f"Prediction changed: {change}")
     output.end(
-        f"Check: holds; {count(_steps(plan), 'step')}, {plan_summary(replace(plan, predictions=now))}", _next(arguments)
+        f"Check: holds; {format_count(_steps(plan), 'step')}, {plan_summary(replace(plan, predictions=now))}",
+        _next(arguments),
     )
     return 0
 

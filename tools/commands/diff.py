@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 
 from plans.diff import diff
+from plans.quantities import format_count
 from tools.commands.arguments import Commands, add_json, add_plan, command
-from tools.output import Output, count
+from tools.output import Output
 from tools.planfile import read_plan
 
 TEXT = """Tell what differs between two plans.
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     for each in differences:
         output.line(str(each))
     if differences:
-        output.end(f"Diff: {count(len(differences), 'difference')}", f"hydraplan check {arguments.b}")
+        output.end(f"Diff: {format_count(len(differences), 'difference')}", f"hydraplan check {arguments.b}")
     else:
         output.end("Diff: the plans are equal")
     return 0

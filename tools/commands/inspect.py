@@ -9,10 +9,10 @@ from pathlib import Path
 from plans.digests import decisions_edited, lists_edited
 from plans.facts import Layout
 from plans.plan import Placement, Plan
-from plans.quantities import format_bytes, format_duration, format_percent
+from plans.quantities import format_bytes, format_count, format_duration, format_percent
 from plans.simulate import Simulation, simulate
 from tools.commands.arguments import Commands, add_json, add_plan, command
-from tools.output import Output, count, figures, text
+from tools.output import Output, figures, text
 from tools.planfile import lines_of, read_plan, write_text
 from tools.summary import plan_summary
 from tools.timeline import predicted_timeline
@@ -63,7 +63,8 @@ def show(plan: Plan, simulation: Simulation, output: Output) -> None:
     said, solver = plan.predictions, plan.solver
     output.line(
         f"Host: {format_bytes(said.host_peak_bytes)} of {format_bytes(plan.workload.cluster.host_memory_bytes)}, "
-        f"updates {format_duration(said.host_update_us)} on {count(plan.workload.cluster.update_workers, 'thread')}"
+        f"updates {format_duration(said.host_update_us)} "
+        f"on {format_count(plan.workload.cluster.update_workers, 'thread')}"
     )
     output.line(
         f"Solver: {solver.name}, {solver.status}; objective {format_duration(solver.objective_us)}, "

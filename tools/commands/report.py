@@ -6,9 +6,9 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from plans.quantities import format_bytes, format_duration
+from plans.quantities import format_bytes, format_count, format_duration
 from tools.commands.arguments import Commands, add_json, command
-from tools.output import Output, count, figures, text
+from tools.output import Output, figures, text
 from tools.planfile import write_text
 from tools.run_report import JobReport, Report, kinds, read_report
 
@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
 def run_summary(report: Report) -> str:
     failed = [job.name for job in report.jobs if job.error is not None]
     return (
-        f"Run: {count(len(report.jobs) - len(failed), 'job')} trained in {format_duration(report.makespan_us)} "
+        f"Run: {format_count(len(report.jobs) - len(failed), 'job')} trained in {format_duration(report.makespan_us)} "
         f"(predicted {format_duration(report.predicted_makespan_us)}, actual / predicted {_ratio(report)})"
-        + (f"; {count(len(failed), 'job')} failed: {', '.join(failed)}" if failed else "")
+        + (f"; {format_count(len(failed), 'job')} failed: {', '.join(failed)}" if failed else "")
     )
 
 

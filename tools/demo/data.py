@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 
 VOCABULARY = 256
 """Bytes are their own tokens."""
+SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "lib2to3", "idlelib"}
+"""Folders that installations leave out, or fill differently."""
 
 
 class ByteBlocks:
@@ -46,10 +50,14 @@ def python_source(block: int = 128, most_bytes: int = 4_000_000) -> ByteBlocks:
 def read_source(folder: Path, most_bytes: int) -> bytes:
     """All `.py` files of a folder and its packages in the order of their paths, cut off at `most_bytes`."""
     content = bytearray()
-    skipped = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "lib2to3", "idlelib"}
-    files = (file for file in folder.rglob("*.py") if not skipped.intersection(file.relative_to(folder).parts))
-    for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix()):
+    for file in sorted(_sources(folder), key=lambda file: file.relative_to(folder).as_posix()):
         content += file.read_bytes()
         if len(content) >= most_bytes:
             break
     return bytes(content[:most_bytes])
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = set(folders) - SKIPPED
+        yield from (Path(parent, file) for file in files if file.endswith(".py"))
