@@ -38,6 +38,11 @@ LEAST_STEP = 128
 ROOM_TRIES = 4
 """How often a device's room is lowered before another order is taken."""
 
+REFINEMENTS = 2
+"""Rooms that are tried between one that fits and one that does not."""
+UNUSED = 20
+"""Part of a budget that may stay unused without that."""
+
 
 def make_lists(workload: Workload, facts: Facts, decisions: Decisions) -> tuple[Phase, ...]:
     """The lists of a plan. Pure: the same input gives the same lists.
@@ -139,6 +144,15 @@ class _Fit(NamedTuple):
     """Bytes for its arena."""
 
 
+class _List(NamedTuple):
+    """A phase's lists as they come out, whether they fit or not."""
+
+    made: Made
+    length_us: int
+    peaks: dict[str, int]
+    """Device -> bytes."""
+
+
 class ListMaker:
     """Makes the phases of one workload under given cuts. What it finds for one phase serves others like it."""
 
@@ -177,45 +191,69 @@ class ListMaker:
         by_device: dict[str, list[JobView]] = {}
         for placement in placements:
             by_device.setdefault(placement.device, []).append(self.view(placement))
-        alone = len(by_device) == 1
-        fits = {name: None if alone else self._fit(name, views, repeat) for name, views in by_device.items()}
-        made, found = self._fitted(by_device, repeat, fits)
-        if alone:
-            ((name, views),) = by_device.items()
-            self._fits[_alike(views), repeat > 1] = found[name]
-        return made
+        alone = {}
+        for name, views in by_device.items():
+            key = (_alike(views), repeat > 1)
+            if key not in self._fits:
+                alone[name], self._fits[key] = self._alone(name, views, repeat)
+        if len(by_device) == 1 and alone:
+            return next(iter(alone.values())).made
+        # Beside others it will be about the same as alone.
+        devices = {
+            name: _Attempt(self, name, views, self._fits[_alike(views), repeat > 1])
+            for name, views in by_device.items()
+        }
+        return self._fitted(devices, repeat).made
 
-    def _fit(self, name: str, views: Sequence[JobView], repeat: int) -> _Fit:
-        """What fits where the device runs alone: beside others it will be about the same."""
-        key = (_alike(views), repeat > 1)
-        if key not in self._fits:
-            self._fits[key] = self._fitted({name: views}, min(repeat, 2), {name: None})[1][name]
-        return self._fits[key]
-
-    def _fitted(
-        self, by_device: Mapping[str, Sequence[JobView]], repeat: int, fits: Mapping[str, _Fit | None]
-    ) -> tuple[Made, dict[str, _Fit]]:
-        """Lists are made again with less room, then in other orders, until they fit their devices."""
-        devices = {name: _Attempt(self, name, views, fits[name]) for name, views in by_device.items()}
-        views = [view for each in by_device.values() for view in each]
-        while True:
-            programs = {name: device.program for name, device in devices.items()}
-            rooms = {name: device.room for name, device in devices.items()}
+    def _alone(self, name: str, views: Sequence[JobView], repeat: int) -> tuple[_List, _Fit]:
+        """One device's list. Where the first that fits leaves much unused, some rooms between it and the last that
+        did not are tried, and the fastest is taken."""
+        device = _Attempt(self, name, views, None)
+        best = found = self._fitted({name: device}, repeat)
+        fit = _Fit(device.variant, device.room)
+        low, high = device.room, device.failed
+        for _ in range(REFINEMENTS):
+            if high is None or self.budgets[name] - found.peaks[name] < self.budgets[name] // UNUSED:
+                break
+            device.room = (low + high) // 2
             try:
-                dispatch = self._dispatch(views, programs, rooms, repeat > 1)
+                tried = self._try({name: device}, repeat)
+            except InfeasibleError:
+                break
+            if tried.peaks[name] > self.budgets[name]:
+                high = device.room
+                continue
+            low, found = device.room, tried
+            if found.length_us < best.length_us:
+                best, fit = found, _Fit(device.variant, device.room)
+        return best, fit
+
+    def _fitted(self, devices: Mapping[str, _Attempt], repeat: int) -> _List:
+        """Lists are made again with less room, then in other orders, until they fit their devices."""
+        while True:
+            try:
+                tried = self._try(devices, repeat)
             except InfeasibleError as error:
                 if error.device is None:
                     raise
                 devices[error.device].give_up(error)
                 continue
-            made = self._draft(views, self._assemble(views, dispatch, repeat))
-            memory = device_memory(made.plan, made.flow, allocate(made.plan, made.flow, host=False))
-            over = {name: memory[name].peak_bytes - self.budgets[name] for name in devices}
+            over = {name: peak - self.budgets[name] for name, peak in tried.peaks.items()}
             if all(missing <= 0 for missing in over.values()):
-                return made, {name: _Fit(device.variant, device.room) for name, device in devices.items()}
+                return tried
             for name, missing in over.items():
                 if missing > 0:
                     devices[name].lower(missing)
+
+    def _try(self, devices: Mapping[str, _Attempt], repeat: int) -> _List:
+        """Raises InfeasibleError where a cell cannot have what it needs."""
+        views = [view for device in devices.values() for view in device.views]
+        programs = {name: device.program for name, device in devices.items()}
+        rooms = {name: device.room for name, device in devices.items()}
+        dispatch = self._dispatch(views, programs, rooms, repeat > 1)
+        made = self._draft(views, self._assemble(views, dispatch, repeat))
+        memory = device_memory(made.plan, made.flow, allocate(made.plan, made.flow, host=False))
+        return _List(made, dispatch.length_us, {name: memory[name].peak_bytes for name in devices})
 
     def _draft(self, views: Sequence[JobView], phase: Phase) -> Made:
         steps = {view.name: view.placement.steps * phase.repeat for view in views}
@@ -297,10 +335,13 @@ class _Attempt:
         self.most = self.budget - self.program.outside_bytes
         self.room = self.most - self.budget // GAPS
         self.tries = 0
+        self.failed: int | None = None
+        """Smallest room of this order that was too much."""
 
     def lower(self, missing_bytes: int) -> None:
         """Try with less room, each time less by more. Raises InfeasibleError where no order is left."""
         self.tries += 1
+        self.failed = self.room
         if self.tries <= ROOM_TRIES:
             self.room -= max(missing_bytes, self.budget // LEAST_STEP) * self.tries
         else:
