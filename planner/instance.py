@@ -11,10 +11,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
+from planner.lists import ListMaker
 from planner.options import Option, Pricer, options_of, smallest_budget
 from planner.patterns import Instance, JobClass, Kind
 from plans.errors import InfeasibleError
 from plans.facts import Facts, Layout
+from plans.plan import Cuts, Placement
+from plans.quantities import format_bytes
 from plans.workload import Cluster, Device, Job, Workload
 
 
@@ -55,21 +58,37 @@ def _kinds(cluster: Cluster) -> list[list[Device]]:
 
 
 def does_not_fit(workload: Workload, facts: Facts, layouts: Mapping[str, Layout], job: str) -> InfeasibleError:
-    """Names the device that is nearest to holding the job."""
+    """Names the device that is nearest to holding the job, and a budget with which, under these cuts, it does."""
     definition = next(each for each in workload.jobs if each.name == job)
     copies = next(each.state_copies for each in facts.jobs if each.job == job)
     needs = []
     for device, *_ in _kinds(workload.cluster):
         pricer = Pricer(workload.cluster, device, definition, layouts[job], copies)
-        needs.append((smallest_budget(pricer) - device.budget_bytes, device.name, device.budget_bytes))
-    missing, name, budget = min(needs)
-    missing = max(missing, 1)
+        needs.append((smallest_budget(pricer) - device.budget_bytes, device))
+    _, nearest = min(needs, key=lambda each: each[0])
+    budget = nearest.budget_bytes
+    enough = max(budget, smallest_budget(Pricer(workload.cluster, nearest, definition, layouts[job], copies)))
+    while not _holds(workload, facts, layouts[job], definition, replace(nearest, budget_bytes=enough)):
+        enough += enough // 32 + 1
     return InfeasibleError(
-        f"{job} fits no device: {name} has {budget:,} bytes, {missing:,} bytes short of the {budget + missing:,} "
-        "that it needs at least; raise the budget, or cut the job finer",
-        device=name,
-        missing_bytes=missing,
+        f"{job} fits no device: {nearest.name} has {format_bytes(budget)} ({budget} bytes), "
+        f"{format_bytes(enough - budget)} short of the {enough} bytes in which it can be streamed; "
+        "raise the budget, or use more microbatches",
+        device=nearest.name,
+        missing_bytes=enough - budget,
     )
+
+
+def _holds(workload: Workload, facts: Facts, layout: Layout, job: Job, device: Device) -> bool:
+    """Whether there are lists of the job alone on a device, with nothing resident."""
+    cluster = replace(workload.cluster, devices=(device,))
+    alone = replace(workload, cluster=cluster, jobs=(replace(job, steps=2),))
+    cuts = (Cuts(job=job.name, cuts=layout.cuts),)
+    try:
+        ListMaker(alone, facts, cuts).phases_of((Placement(job=job.name, device=device.name, steps=2),))
+    except InfeasibleError:
+        return False
+    return True
 
 
 def with_options(instance: Instance, options: Mapping[tuple[int, int], tuple[Option, ...]]) -> Instance:
