@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from planner.lists import ORDERS, ListMaker, draft, period_us
 from planner.options import Option
@@ -38,12 +37,20 @@ Member = tuple[int, int, int]
 class Evaluator:
     """Estimates and judgements of one workload, each made once."""
 
-    def __init__(self, workload: Workload, facts: Facts, cuts: tuple[Cuts, ...], instance: Instance) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        facts: Facts,
+        cuts: tuple[Cuts, ...],
+        instance: Instance,
+        maker: ListMaker | None = None,
+    ) -> None:
+        """`maker`: one of this workload under these cuts, with what it has found already."""
         self.workload = workload
         self.facts = facts
         self.cuts = cuts
         self.instance = instance
-        self.maker = ListMaker(workload, facts, cuts)
+        self.maker = ListMaker(workload, facts, cuts) if maker is None else maker
         self.lines = 0
         """Lines of lists simulated so far: a measure of effort that is the same on any machine."""
         self._stages: dict[tuple[int, tuple[Member, ...]], int | None] = {}
@@ -143,17 +150,13 @@ class Evaluator:
 
     def _cycle_us(self, kind: int, members: tuple[Member, ...]) -> int | None:
         placements = tuple(view.placement for view in self._views(kind, members))
-        placements = tuple(replace(each, steps=each.steps * CYCLES) for each in placements)
         try:
-            parts = list(self.maker.made_of(placements))
+            made = self.maker.made(placements, CYCLES)
         except InfeasibleError:
             return None
-        total = 0
-        for made in parts:
-            self.lines += CYCLE_WORK * len(made.phase.cycle)
-            waits = dependencies(made.flow, allocate(made.plan, made.flow))
-            total += made.phase.repeat * simulate_flow(made.plan, made.flow, waits).phases[0].period_us
-        return total // CYCLES
+        self.lines += CYCLE_WORK * len(made.phase.cycle)
+        waits = dependencies(made.flow, allocate(made.plan, made.flow))
+        return simulate_flow(made.plan, made.flow, waits).phases[0].period_us
 
     def _views(self, kind: int, members: Iterable[Member]) -> list[JobView]:
         device = self.instance.kinds[kind].devices[0]

@@ -178,7 +178,7 @@ class ListMaker:
             running = [
                 replace(placement, steps=rate) for placement, rate in zip(placements, rates, strict=True) if rate
             ]
-            yield self._make(running, repeat)
+            yield self.made(running, repeat)
 
     def view(self, placement: Placement) -> JobView:
         job = self.jobs[placement.job]
@@ -186,7 +186,7 @@ class ListMaker:
             placement, self.layouts[job.name], self.workload.cluster, job.microbatches, self.copies[job.name]
         )
 
-    def _make(self, placements: Sequence[Placement], repeat: int) -> Made:
+    def made(self, placements: Sequence[Placement], repeat: int) -> Made:
         """One phase; a placement's `steps` are those of one cycle."""
         by_device: dict[str, list[JobView]] = {}
         for placement in placements:
@@ -410,6 +410,7 @@ def draft(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[
     return Plan(
         workload=workload,
         facts=facts,
+        facts_digest="",
         decisions=decisions,
         lists_from="",
         lists_digest="",

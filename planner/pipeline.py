@@ -24,15 +24,16 @@ from planner.lists import make_lists
 from planner.partition import partition
 from planner.schedule import SolverOptions, schedule
 from plans.check import check
-from plans.digests import decisions_digest, lists_digest, lists_edited
-from plans.errors import InvalidPlanError, StalePlanError, WorkloadError
+from plans.digests import decisions_digest, facts_digest, lists_digest, lists_edited
+from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, WorkloadError
 from plans.facts import Facts, Graph, JobFacts, Layout
 from plans.flow import trace as trace_lists
+from plans.memory import host_store_bytes
 from plans.optimizer import state_names
 from plans.plan import Decisions, Fingerprint, Phase, Plan, Predictions, SolverRecord
-from plans.quantities import format_count
+from plans.quantities import format_bytes, format_count
 from plans.simulate import predict
-from plans.workload import Job, Target, Workload
+from plans.workload import HOST, Job, Target, Workload
 
 Report = Callable[[str], None]
 """Called with a line on what is being done now; for people, on stderr."""
@@ -100,6 +101,7 @@ def plan(
     report(
         f"schedule {format_count(len(workload.jobs), 'job')} on {format_count(len(workload.cluster.devices), 'device')}"
     )
+    _check_host(workload, host_store_bytes(facts, {job: (known.graph_of[job], each) for job, each in cuts.items()}))
     with collector_paused():
         decisions, phases, record = schedule(workload, facts, cuts, solver if solver is not None else SolverOptions())
         return _complete(workload, facts, decisions, phases, record, known.fingerprints)
@@ -180,6 +182,19 @@ def _facts(workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]]
     return Facts(graphs=graphs, layouts=tuple(layouts.values()), jobs=jobs)
 
 
+def _check_host(workload: Workload, needed_bytes: int) -> None:
+    """Raises InfeasibleError where the host has less memory."""
+    missing = needed_bytes - workload.cluster.host_memory_bytes
+    if missing > 0:
+        raise InfeasibleError(
+            f"the host has {format_bytes(workload.cluster.host_memory_bytes)}, {format_bytes(missing)} short of the "
+            f"{needed_bytes} bytes that parameters and optimizer state of all jobs need there, with what waits between "
+            "devices and the largest model while it is built; train fewer jobs, or give the host more memory",
+            device=HOST,
+            missing_bytes=missing,
+        )
+
+
 def _refuse_bad_cuts(edited: Plan, known: Study, cuts: Mapping[str, tuple[int, ...]]) -> None:
     for job, positions in cuts.items():
         graph_positions = known.graphs[known.graph_of[job]].cut_positions
@@ -209,6 +224,7 @@ def _complete(
     unpredicted = Plan(
         workload=workload,
         facts=facts,
+        facts_digest=facts_digest(facts),
         decisions=decisions,
         lists_from=decisions_digest(decisions),
         lists_digest=lists_digest(phases),
@@ -227,6 +243,7 @@ def _complete(
     )
     flow = trace_lists(unpredicted)
     complete = replace(unpredicted, predictions=predict(unpredicted, flow))
+    _check_host(workload, complete.predictions.host_peak_bytes)
     findings = check(complete, flow=flow)
     if findings:
         raise InvalidPlanError(findings)

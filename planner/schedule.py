@@ -58,11 +58,12 @@ def schedule(
     all_cuts = tuple(Cuts(job=job.name, cuts=cuts[job.name]) for job in workload.jobs)
     layouts = layouts_by_job(facts, all_cuts)
     priced = build_instance(workload, facts, layouts)
-    instance = measured(priced, Evaluator(workload, facts, all_cuts, priced), options.effort)
+    evaluator = Evaluator(workload, facts, all_cuts, priced)
+    instance = measured(priced, evaluator, options.effort)
     for job_class in instance.classes:
         if not any(job_class.options):
             raise does_not_fit(workload, facts, layouts, job_class.jobs[0])
-    search = _Search(Evaluator(workload, facts, all_cuts, instance), options)
+    search = _Search(Evaluator(workload, facts, all_cuts, instance, evaluator.maker), options)
     best, record = search.run(lower_bound_us(workload, facts))
     return Decisions(cuts=all_cuts, phases=best), search.evaluator.lists(best), record
 

@@ -23,11 +23,15 @@ Status = Literal["optimal", "stopped", "infeasible"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverOptions:
-    """Which solver, and the limits on it. A deterministic amount of work is asked for, not of time."""
+    """Which solver, and the limits on it.
+
+    The work is limited by rounds, gap and effort, which are the same on any machine. `solve_seconds` only guards
+    against a solve that runs away: a plan that it has cut short depends on the machine, and its record says `stopped`.
+    """
 
     name: Literal["highs", "cbc"] = "highs"
-    solve_seconds: float = 10.0
-    """Limit of one solve; where it stops one, the record says so."""
+    solve_seconds: float = 60.0
+    """Limit of one solve (they take milliseconds)."""
     relative_gap: float = 0.01
     rounds: int = 12
     """Rounds of column generation, at most."""
@@ -83,12 +87,20 @@ def _highs(problem: pulp.LpProblem, options: SolverOptions) -> Solution:
     info = model.getInfo()
     optimal = str(model.getModelStatus()).endswith("kOptimal")
     value = pulp.value(problem.objective)
-    if value is None or str(model.getModelStatus()).endswith("kInfeasible"):
+    if str(model.getModelStatus()).endswith("kInfeasible"):
         return Solution(status="infeasible", objective=math.nan, bound=math.nan)
+    if value is None:
+        return _nothing(problem)
     # pulp hands a maximisation over as the minimisation of the negative objective.
     constant = float(problem.objective.constant)  # which HiGHS is not told
     bound = float(problem.sense * info.mip_dual_bound) + constant if problem.isMIP() else float(value)
     return Solution(status="optimal" if optimal else "stopped", objective=float(value), bound=bound)
+
+
+def _nothing(problem: pulp.LpProblem) -> Solution:
+    """A limit came before any solution: nothing is proved."""
+    bound = math.inf if problem.sense == pulp.LpMaximize else -math.inf
+    return Solution(status="stopped", objective=math.nan, bound=bound)
 
 
 def _cbc(problem: pulp.LpProblem, options: SolverOptions) -> Solution:
@@ -102,8 +114,10 @@ def _cbc(problem: pulp.LpProblem, options: SolverOptions) -> Solution:
         )
     )
     value = pulp.value(problem.objective)
-    if status != pulp.LpStatusOptimal or value is None:
+    if status == pulp.LpStatusInfeasible:
         return Solution(status="infeasible", objective=math.nan, bound=math.nan)
+    if status != pulp.LpStatusOptimal or value is None:
+        return _nothing(problem)
     finished = problem.sol_status == pulp.LpSolutionOptimal
     # CBC proves the gap it was given; pulp does not pass on its own bound.
     slack = options.relative_gap * abs(float(value)) if problem.isMIP() else 0.0

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from plans.arena import allocate
-from plans.digests import decisions_edited, lists_edited
+from plans.digests import decisions_edited, facts_edited, lists_edited
 from plans.errors import Finding, InvalidPlanError
 from plans.flow import Flow, trace
 from plans.memory import device_memory, host_peak_bytes
@@ -49,6 +49,8 @@ def verify(document: Document) -> None:
 
 def _findings(plan: Plan, flow: Flow | None) -> list[Finding]:
     findings = reference_findings(plan)
+    if facts_edited(plan):
+        findings.append(_facts_finding())
     if decisions_edited(plan):
         # The lists will be made anew: what is wrong with the old ones does not matter.
         kept = [finding for finding in findings if not finding.pointer.startswith("/phases")]
@@ -59,6 +61,15 @@ def _findings(plan: Plan, flow: Flow | None) -> list[Finding]:
     if flow.problems:
         return [problem.finding() for problem in flow.problems]
     return _memory_findings(plan, flow)
+
+
+def _facts_finding() -> Finding:
+    return Finding(
+        pointer="/facts",
+        line=None,
+        cause="the facts were edited: sizes and costs are derived from the models, and memory is proved from them",
+        remedy=f"restore them, or {PLAN_FROM}",
+    )
 
 
 def _decisions_finding() -> Finding:

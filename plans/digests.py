@@ -10,12 +10,18 @@ import hashlib
 import json
 from dataclasses import fields, is_dataclass
 
+from plans.facts import Facts
 from plans.plan import Decisions, Phase, Plan
 
 
 def decisions_digest(decisions: Decisions) -> str:
     """Changes with anything that the lists are made from by the planner's choice."""
     return _digest(decisions)
+
+
+def facts_digest(facts: Facts) -> str:
+    """Changes with any size or cost."""
+    return _digest(facts)
 
 
 def lists_digest(phases: tuple[Phase, ...]) -> str:
@@ -26,6 +32,11 @@ def lists_digest(phases: tuple[Phase, ...]) -> str:
 def decisions_edited(plan: Plan) -> bool:
     """Whether the decisions are others than those that the lists were made from."""
     return decisions_digest(plan.decisions) != plan.lists_from
+
+
+def facts_edited(plan: Plan) -> bool:
+    """Whether the facts are others than those that the planner wrote."""
+    return facts_digest(plan.facts) != plan.facts_digest
 
 
 def lists_edited(plan: Plan) -> bool:

@@ -98,8 +98,6 @@ class JobFacts:
     graph: str
     state_copies: int
     """Optimizer state, in copies of the trainable bytes (AdamW: 2)."""
-    repeatable: bool | None = None
-    """Whether a tiny run of the job repeated itself; None: not tested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

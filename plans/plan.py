@@ -123,6 +123,8 @@ class Fingerprint:
 class Plan:
     workload: Workload
     facts: Facts
+    facts_digest: str
+    """Digest of the facts as the planner wrote them: they are measured, not chosen."""
     decisions: Decisions
     lists_from: str
     """Digest of the decisions that the lists were made from."""

@@ -82,15 +82,19 @@ class CpuDevice:
         self.spill = CpuStream(link.spill)
         self._arena: Tensor | None = None
         self._memory: mmap.mmap | None = None
+        self.arena_bytes = 0
 
     def allocate(self, size: int) -> None:
         assert self._arena is None
         self._memory = anonymous(size)
         self._arena = on_pages(self._memory)
+        self.arena_bytes = self._arena.numel()
 
     def resize(self, size: int) -> None:
         """Give the pages beyond `size` back; a page comes again, zeroed, when it is written to."""
         assert self._arena is not None
+        assert size <= self._arena.numel(), f"{size} bytes of an arena of {self._arena.numel()}"
+        self.arena_bytes = size
         first = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         if self._memory is not None and first < len(self._memory):
             self._memory.madvise(mmap.MADV_DONTNEED, first, len(self._memory) - first)

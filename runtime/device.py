@@ -75,6 +75,11 @@ class Device(Protocol):
     @property
     def spill(self) -> Stream: ...
 
+    @property
+    def arena_bytes(self) -> int:
+        """What the arena holds now: as allocated, or as last resized."""
+        ...
+
     def allocate(self, size: int) -> None:
         """Take exactly `size` bytes for the arena, aligned to 256 bytes; once."""
         ...

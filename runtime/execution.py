@@ -5,15 +5,20 @@ plan -> check -> prepare (models, data, drift) -> train (replay) -> weights, los
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from plans.check import check
+from plans.digests import lists_edited
 from plans.errors import InvalidPlanError
 from plans.flow import layouts_of
 from plans.plan import Plan
+from plans.simulate import predict
 from plans.text import dumps
 from runtime.prepare import prepare
-from runtime.progress import NoProgress, Progress
+from runtime.progress import GuardedProgress, NoProgress, Progress
 from runtime.replay import ComputeContext
 from runtime.results import (
     DeviceResult,
@@ -22,6 +27,7 @@ from runtime.results import (
     file_name,
     finish_times,
     new_directory,
+    publish,
     record,
     refuse_existing,
     write_losses,
@@ -42,13 +48,16 @@ def execute(
     """Train all jobs of a plan and write the run directory.
 
     Jobs that fail are in the result (`RunResult.failed`); the others finish.
-    Raises InvalidPlanError, StalePlanError and RunError before anything trains.
+    Raises InvalidPlanError, StalePlanError, RunError, and TraceError and WorkloadError of the user's code, before
+    anything trains; afterwards RunError where results cannot be written (what there is stays).
     """
     directory = Path(directory)
-    shown = NoProgress() if progress is None else progress
+    shown = GuardedProgress(NoProgress() if progress is None else progress)
     findings = check(plan)
     if findings:
         raise InvalidPlanError(findings)
+    if lists_edited(plan):  # then the file's predictions are of other lists
+        plan = replace(plan, predictions=predict(plan))
     refuse_existing(directory)
     for device in open_devices(plan.workload.cluster).values():
         device.close()
@@ -67,9 +76,8 @@ def execute(
             )
         finally:
             shown.end()
-        result = _result(plan, trained, directory)
-        _write(aside, plan, trained, store, result)
-    return result
+    with publish(aside, directory):
+        return _write(aside, plan, trained, store, _result(plan, trained, directory))
 
 
 def _result(plan: Plan, trained: Trained, directory: Path) -> RunResult:
@@ -112,13 +120,21 @@ def _result(plan: Plan, trained: Trained, directory: Path) -> RunResult:
     )
 
 
-def _write(aside: Path, plan: Plan, trained: Trained, store: HostStore, result: RunResult) -> None:
+def _write(aside: Path, plan: Plan, trained: Trained, store: HostStore, result: RunResult) -> RunResult:
+    """Returns the result as it stands then: a job whose weights cannot be written has failed, the others have not."""
     (aside / "plan.json").write_text(dumps(plan))
+    jobs = []
     for job, done in zip(plan.workload.jobs, result.jobs, strict=True):
         write_losses(aside / "losses" / f"{file_name(job.name)}.csv", done.losses)
         if done.weights is not None:
-            write_weights(aside / "weights" / file_name(job.name), job, store)
+            try:
+                write_weights(aside / "weights" / file_name(job.name), job, store)
+            except (OSError, SafetensorError) as error:
+                done = replace(done, weights=None, error=f"its weights could not be written: {error}")
+        jobs.append(done)
+    result = replace(result, jobs=tuple(jobs))
     write_record(aside / "record.json", record(plan, result, trained))
+    return result
 
 
 __all__ = ["DeviceResult", "JobResult", "RunResult", "execute"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
@@ -31,14 +32,23 @@ class Failures:
         """What ended the whole run."""
 
     def add(self, job: str, where: str, error: BaseException) -> None:
-        message = f"{where} failed: {type(error).__name__}: {error}"
-        failure = Failure(message=message, details="".join(traceback.format_exception(error)))
-        traceback.clear_frames(error.__traceback__)
+        """Never raises: whoever calls it has steps left to pass over."""
+        message = f"{where} failed: {type(error).__name__}: {_text(error)}"
+        details = "".join(traceback.format_exception(error))  # renders what has no text as such
+        with suppress(RuntimeError):  # of a frame that runs still
+            traceback.clear_frames(error.__traceback__)
         with self._lock:
             if job in self.of:
                 return
-            self.of[job] = failure
+            self.of[job] = Failure(message=message, details=details)
         self._told(job, message)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failed:  # a user's exception may not even be printable
+        return f"(its text cannot be had: {type(failed).__name__})"
 
 
 def describe(site: Site, iteration: int) -> str:

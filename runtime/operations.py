@@ -82,7 +82,7 @@ class BeginPhase:
 
     def __call__(self) -> None:
         self._device.resize(self._size)
-        self._kept.arena(self._size)
+        self._kept.arena(self._device.arena_bytes)
 
 
 class Copy:

@@ -79,9 +79,6 @@ class Program:
     steps: dict[str, int]
     """Training steps of each job."""
 
-    def engine_lanes(self, device: str) -> dict[str, tuple[Segment, ...]]:
-        return {name: self.lanes.get(Lane(device, name), ()) for name in ("compute", "load", "spill")}
-
     def host_lanes(self) -> dict[Lane, tuple[Segment, ...]]:
         return {lane: segments for lane, segments in self.lanes.items() if lane.place == HOST}
 

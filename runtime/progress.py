@@ -6,7 +6,8 @@ Events come from the threads of all devices at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Protocol, TextIO
 
@@ -46,6 +47,34 @@ class NoProgress:
     def fail(self, job: str, message: str) -> None: ...
 
     def end(self) -> None: ...
+
+
+class GuardedProgress:
+    """Another progress that may break, such as by a closed pipe: the run goes on without it."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown: Progress | None = shown
+
+    def begin(self, steps: Mapping[str, int]) -> None:
+        self._try(lambda shown: shown.begin(steps))
+
+    def step(self, job: str, step: int, loss: float) -> None:
+        self._try(lambda shown: shown.step(job, step, loss))
+
+    def fail(self, job: str, message: str) -> None:
+        self._try(lambda shown: shown.fail(job, message))
+
+    def end(self) -> None:
+        self._try(lambda shown: shown.end())
+
+    def _try(self, call: Callable[[Progress], None]) -> None:
+        if self._shown is None:
+            return
+        try:
+            call(self._shown)
+        except Exception as error:
+            self._shown = None
+            warnings.warn(f"progress is not shown any more: {type(error).__name__}: {error}", stacklevel=3)
 
 
 class PlainProgress:

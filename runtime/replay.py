@@ -12,7 +12,7 @@ nobody waits for ever) and all other jobs go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from threading import Thread
 from typing import NamedTuple, TypeAlias
 
@@ -55,6 +55,7 @@ class Replay:
         self._program, self._operations, self._devices = program, operations, devices
         self._begins = begins
         self._kept, self._failures, self._compute_context = kept, failures, compute_context
+        self._stopping = False
         self._timelines: dict[Lane, Timeline] = {
             lane: HostTimeline() if lane.engine == "update" else self._stream(lane).timeline for lane in program.lanes
         }
@@ -68,15 +69,15 @@ class Replay:
             Thread(target=self._drive, args=(lane,), name=f"{lane.place} {lane.engine}") for lane in self._engines()
         ]
         threads += self._updates.threads()
-        for thread in threads:
-            thread.start()
         try:
             for thread in threads:
-                thread.join()
-        except BaseException as error:  # an interrupt: all jobs end here, and the threads run out quickly
-            self._fail_all("the run", error)
+                thread.start()
             for thread in threads:
                 thread.join()
+        except BaseException as error:  # an interrupt: every engine ends after the step that it runs now
+            self._stop(error)
+            for thread in threads:
+                _join(thread)
             raise
 
     def spans(self) -> Iterator[Span]:
@@ -112,24 +113,33 @@ class Replay:
             parts.append(Part(segment, tuple(steps)))
         return tuple(parts)
 
+    def _stop(self, error: BaseException) -> None:
+        self._stopping = True
+        for job in self._program.steps:
+            self._failures.add(job, "the run", error)
+        self._updates.stop()
+        for timeline in self._timelines.values():
+            timeline.release()
+
     def _drive(self, lane: Lane) -> None:
-        """An engine's thread."""
-        if lane.engine != "compute":
-            self._run_steps(lane, None)
-            return
+        """An engine's thread. What fails beyond a job's own steps ends the run."""
         try:
-            with self._compute_context(lane.place):
-                self._run_steps(lane, self._kept[lane.place])
+            if lane.engine == "compute":
+                with self._compute_context(lane.place):
+                    self._run_steps(lane, self._kept[lane.place])
+            else:
+                self._run_steps(lane, None)
         except BaseException as error:
             self._failures.fatal = error
-            self._fail_all(f"the context of {lane.place}'s compute thread", error)
-            self._pass_over(lane)
+            self._stop(error)
 
     def _run_steps(self, lane: Lane, kept: KeptCells | None) -> None:
         stream, failed = self._stream(lane), self._failures.of
         for segment, steps in self._parts[lane]:
             for repetition in range(segment.repeat):
                 for bound in steps:
+                    if self._stopping:
+                        return
                     for timeline, count, stride in bound.waits:
                         stream.after(timeline, count + repetition * stride)
                     stream.begin()
@@ -141,14 +151,6 @@ class Replay:
                     stream.end()
         stream.finish()
 
-    def _pass_over(self, lane: Lane) -> None:
-        """Let the events happen of the steps that a broken context has cut off."""
-        stream = self._stream(lane)
-        total = sum(len(steps) * segment.repeat for segment, steps in self._parts[lane])
-        while not stream.timeline.has_reached(total):
-            stream.begin()
-            stream.end()
-
     def _perform(self, bound: Bound, stream: Stream, repetition: int, iteration: int) -> None:
         if bound.job in self._failures.of:
             return
@@ -157,6 +159,9 @@ class Replay:
         except BaseException as error:  # whatever a model raises ends its job, and only its job
             self._failures.add(bound.job, describe(self._program.flow.sites[bound.site], iteration), error)
 
-    def _fail_all(self, where: str, error: BaseException) -> None:
-        for job in self._program.steps:
-            self._failures.add(job, where, error)
+
+def _join(thread: Thread) -> None:
+    """Wait for a thread, where it was started; another interrupt does not cut this short."""
+    while thread.ident is not None and thread.is_alive():
+        with suppress(KeyboardInterrupt):
+            thread.join()

@@ -12,6 +12,8 @@ from heapq import heappop, heappush
 from threading import Lock
 from typing import Protocol
 
+FOR_EVER = 1 << 62
+
 
 class Timeline(Protocol):
     """What waits can name; a backing may bring its own kind (CUDA: events behind each value)."""
@@ -26,6 +28,10 @@ class Timeline(Protocol):
 
     def when(self, value: int, callback: Callable[[], None]) -> None:
         """Call `callback` once the event has happened, from whichever thread moves the timeline; at once if it has."""
+        ...
+
+    def release(self) -> None:
+        """Let all events have happened, those to come too: the run is over."""
         ...
 
 
@@ -65,9 +71,15 @@ class HostTimeline:
 
     def advance(self) -> None:
         """Move by one, and wake who waits for that."""
+        self._move(self._reached + 1)
+
+    def release(self) -> None:
+        self._move(FOR_EVER)
+
+    def _move(self, value: int) -> None:
         due: list[Callable[[], None]] = []
         with self._lock:
-            self._reached += 1
+            self._reached = max(self._reached, value)
             while self._waiting and self._waiting[0][0] <= self._reached:
                 due.append(heappop(self._waiting)[2])
         for callback in due:

@@ -87,6 +87,7 @@ class HostUpdates:
         self._perform = perform
         self._condition = Condition()
         self._heap: list[tuple[Order, int, _SlabUpdates]] = []
+        self._stopped = False
         self._slabs: list[_SlabUpdates] = []
         for lane, parts in lanes.items():
             timeline = timelines[lane]
@@ -106,6 +107,12 @@ class HostUpdates:
             for number in range(len(self.streams))
         ]
 
+    def stop(self) -> None:
+        """Let the workers end after what they do now."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
     def _push(self, order: Order, slab: _SlabUpdates) -> None:
         with self._condition:
             heappush(self._heap, (order, id(slab), slab))
@@ -114,9 +121,9 @@ class HostUpdates:
     def _pop(self) -> _SlabUpdates | None:
         """The next ready update; None: there are no more."""
         with self._condition:
-            while not self._heap and self._left:
+            while not self._heap and self._left and not self._stopped:
                 self._condition.wait()
-            if not self._heap:
+            if not self._heap or self._stopped:
                 return None
             self._left -= 1
             if not self._left:

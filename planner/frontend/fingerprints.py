@@ -39,7 +39,13 @@ def fingerprints(jobs: Sequence[Job], data: Mapping[str, JobData]) -> tuple[Fing
 def drift(planned: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> tuple[Finding, ...]:
     """What differs between a plan's fingerprints and the present ones, old and new."""
     current = {each.name: each.value for each in now}
-    return tuple(
+    named = {each.name for each in planned}
+    missing = tuple(
+        stale("/fingerprints", f"{each.name}: not in the plan, now {each.value}")
+        for each in now
+        if each.name not in named
+    )
+    return missing + tuple(
         stale(
             f"/fingerprints/{number}",
             f"{each.name}: planned with {each.value}, now {current.get(each.name, 'absent')}",

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+from support.whole import cluster, whole_job
 
 import planner
 import runtime
 from planner import pipeline
+from plans.errors import InfeasibleError
+from plans.workload import HOST, Workload
 from runtime import execution
 
 ROOT = Path(__file__).parents[2]
@@ -27,3 +33,15 @@ def test_their_import_brings_neither_torch_nor_a_solver() -> None:
     program = f"import sys, planner, runtime; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_too_little_host_memory_is_infeasible_and_what_is_named_would_do() -> None:
+    job = whole_job("support.models:Skips", {}, name="a", steps=2, microbatches=2)
+    roomy = Workload(cluster=cluster(1), jobs=(job,))
+    for host_bytes in (1000, planner.plan(roomy).predictions.host_peak_bytes - 1):
+        small = replace(roomy, cluster=replace(roomy.cluster, host_memory_bytes=host_bytes))
+        with pytest.raises(InfeasibleError, match="the host has") as caught:
+            planner.plan(small)
+        assert (caught.value.device, caught.value.exit_code) == (HOST, 3)
+    enough = host_bytes + caught.value.missing_bytes
+    planner.plan(replace(roomy, cluster=replace(roomy.cluster, host_memory_bytes=enough)))

@@ -82,8 +82,8 @@ def test_a_resident_slab_keeps_its_address_through_the_phase() -> None:
 
 
 def test_the_better_of_two_orders_is_taken() -> None:
-    """By size the small block that lives long ends up above the large ones that come and go."""
-    shapes = ((4, ((0, 3),)), (6, ((4, 7),)), (5, ((2, 5),)), (1, ((0, 9),)))
-    tops = [_first_fit(shapes, order)[0] for order in (_by_size, _by_area)]
-    assert _fitted(shapes, (_by_size, _by_area))[0] == min(tops)
-    assert _first_fit(shapes, _by_size)[1][3] == max(_first_fit(shapes, _by_size)[1])
+    """By size the block that only lives at line 7 takes the bottom, and one that lives longer lands on top."""
+    shapes = ((4, ((0, 4),)), (6, ((7, 7),)), (3, ((2, 3),)), (4, ((3, 8),)))
+    assert [_first_fit(shapes, order)[0] for order in (_by_size, _by_area)] == [13, 11]
+    assert _fitted(shapes, (_by_size, _by_area))[0] == 11
+    assert _fitted(shapes, (_by_size,))[0] == 13

@@ -133,7 +133,7 @@ def test_an_empty_object_lacks_everything() -> None:
     with pytest.raises(InvalidPlanError) as caught:
         loads("{}")
     assert {finding.cause for finding in caught.value.findings} >= {'"format" is missing', '"phases" is missing'}
-    assert len(caught.value.findings) == 9
+    assert len(caught.value.findings) == 10
 
 
 def test_another_format_is_refused() -> None:

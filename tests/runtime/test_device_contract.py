@@ -80,6 +80,7 @@ def test_a_resized_arena_keeps_its_first_bytes_and_grows_back(device: Device) ->
     for size in (2048, 256, 3000):
         whole.fill_(7)
         device.resize(size)
+        assert device.arena_bytes == size
         first = device.view(0, (size,), (1,), torch.uint8)
         assert bool((first == 7).all())
         first.fill_(8)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +19,15 @@ from support.tinylm import skipper
 from planner.frontend.build import seeded
 from planner.frontend.data import open_data, order
 from planner.frontend.model import make_loss
+from plans.digests import facts_digest
 from plans.errors import InvalidPlanError, RunError, StalePlanError
 from plans.plan import Placement
 from plans.text import loads
 from plans.workload import Job, Target
-from runtime import execute
+from runtime import execute, execution
+from runtime.progress import NoProgress
+from runtime.results import write_weights
+from runtime.store import HostStore
 from runtime.training import deterministic
 
 
@@ -121,9 +128,11 @@ def test_a_plan_that_breaks_rules_is_refused(tmp_path: Path) -> None:
 def test_all_drift_is_reported_at_once_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = real_plan([lm_job("a"), lm_job("b")])
     (graph,) = plan.facts.graphs
+    facts = replace(plan.facts, graphs=(replace(graph, digest="f" * 64),))
     stale = replace(
         plan,
-        facts=replace(plan.facts, graphs=(replace(graph, digest="f" * 64),)),
+        facts=facts,
+        facts_digest=facts_digest(facts),
         fingerprints=tuple(
             replace(each, value="1.0") if each.name in ("torch", "data of b") else each for each in plan.fingerprints
         ),
@@ -144,7 +153,8 @@ def test_sizes_that_the_graph_contradicts_are_drift(tmp_path: Path) -> None:
     plan = real_plan([lm_job()])
     (layout,) = plan.facts.layouts
     shards = (replace(layout.shards[0], activation_bytes=layout.shards[0].activation_bytes + 256), *layout.shards[1:])
-    stale = replace(plan, facts=replace(plan.facts, layouts=(replace(layout, shards=shards),)))
+    facts = replace(plan.facts, layouts=(replace(layout, shards=shards),))
+    stale = replace(plan, facts=facts, facts_digest=facts_digest(facts))
     with pytest.raises(StalePlanError, match=r"a, shard 0, activation bytes: planned \d+, now \d+"):
         execute(stale, tmp_path / "run")
 
@@ -170,3 +180,69 @@ def test_a_job_that_fails_leaves_the_others_results(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "weights" / "b").exists()
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert "Traceback" in record["failures"]["b"]
+
+
+class BrokenPipe(NoProgress):
+    """A display that nobody reads any more."""
+
+    def step(self, job: str, step: int, loss: float) -> None:
+        raise BrokenPipeError
+
+    def fail(self, job: str, message: str) -> None:
+        raise BrokenPipeError
+
+
+def test_a_broken_display_does_not_stop_the_run(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="progress is not shown any more: BrokenPipeError"):
+        result = execute(real_plan([lm_job("a")], repeat=2), tmp_path / "run", progress=BrokenPipe())
+    assert not result.failed
+
+
+def test_finished_weights_outlive_what_goes_wrong_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meanwhile(NoProgress):
+        def end(self) -> None:
+            (tmp_path / "run").mkdir()
+
+    with pytest.raises(RunError, match=r"training is done, but .*run exists.* is in .*partial") as caught:
+        execute(real_plan([lm_job("a")]), tmp_path / "run", progress=Meanwhile())
+    (kept,) = [each for each in tmp_path.iterdir() if each.name != "run"]
+    assert str(kept) in str(caught.value)
+    assert (kept / "weights" / "a" / "model.safetensors").is_file()
+
+    def full(folder: Path, job: Job, store: HostStore) -> None:
+        if job.name == "b":
+            raise OSError(28, "No space left on device")
+        write_weights(folder, job, store)
+
+    monkeypatch.setattr(execution, "write_weights", full)
+    result = execute(real_plan([lm_job("a"), lm_job("b")]), tmp_path / "other")
+    assert [each.job for each in result.failed] == ["b"]
+    assert "No space left" in str(result.failed[0].error)
+    assert (tmp_path / "other" / "weights" / "a" / "model.safetensors").is_file()
+
+
+def test_an_interrupt_ends_every_engine_soon(tmp_path: Path) -> None:
+    """After the step that it runs, not after the steps that are left."""
+    before = threading.active_count()
+    plan = real_plan([replace(lm_job("a"), steps=50_000)], repeat=50_000)
+
+    class Interrupt(NoProgress):
+        def step(self, job: str, step: int, loss: float) -> None:
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGINT)  # to the main thread, as a terminal does
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, tmp_path / "run", progress=Interrupt())
+    assert threading.active_count() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_edited_lists_are_predicted_anew(tmp_path: Path) -> None:
+    plan = real_plan([lm_job("a")])
+    wrong = replace(plan, lists_digest="edited", predictions=replace(plan.predictions, makespan_us=1, jobs=()))
+    assert execute(wrong, tmp_path / "run").predicted_makespan_us == plan.predictions.makespan_us
+
+
+def test_fingerprints_that_the_plan_lacks_are_missed(tmp_path: Path) -> None:
+    with pytest.raises(StalePlanError, match="torch: not in the plan, now"):
+        execute(replace(real_plan([lm_job("a")]), fingerprints=()), tmp_path / "run")

@@ -13,6 +13,7 @@ from planner.frontend.program import ShardedGraph
 from planner.frontend.sharded import shard
 from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
+from plans.digests import facts_digest
 from plans.facts import CellTimes, Layout, ShardFacts, SlabFacts
 from plans.optimizer import state_names
 from plans.plan import Plan
@@ -107,4 +108,4 @@ def real_plan(jobs: Sequence[Job], *, cuts: Sequence[int] | None = None, shards:
     graph = replace(graph, digest=traced.digest, nodes=len(traced.nodes), cut_positions=tuple(traced.cut_positions))
     facts = replace(plan.facts, graphs=(graph,))
     data = {job.name: open_data(job) for job in jobs}
-    return replace(plan, facts=facts, fingerprints=fingerprints(jobs, data))
+    return replace(plan, facts=facts, facts_digest=facts_digest(facts), fingerprints=fingerprints(jobs, data))

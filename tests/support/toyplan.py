@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from plans.digests import decisions_digest, lists_digest
+from plans.digests import decisions_digest, facts_digest, lists_digest
 from plans.facts import CellTimes, Facts, Graph, JobFacts, Layout, ShardFacts, SlabFacts
 from plans.plan import (
     Cuts,
@@ -299,9 +299,11 @@ def toy_plan(
         cuts=tuple(Cuts(job=job.name, cuts=layout.cuts) for job in workload.jobs),
         phases=(PhaseDecision(placements=tuple(placements)),) * len(phases),
     )
+    facts = toy_facts(workload, layout, state_copies=state_copies)
     plan = Plan(
         workload=workload,
-        facts=toy_facts(workload, layout, state_copies=state_copies),
+        facts=facts,
+        facts_digest=facts_digest(facts),
         decisions=decisions,
         lists_from=decisions_digest(decisions),
         lists_digest=lists_digest(tuple(phases)),

@@ -22,7 +22,7 @@ from planner.frontend.model import make_loss
 from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
 from plans.check import check
-from plans.digests import decisions_digest, lists_digest
+from plans.digests import decisions_digest, facts_digest, lists_digest
 from plans.facts import Facts, JobFacts
 from plans.optimizer import state_names
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement, Plan, Predictions, SolverRecord
@@ -137,6 +137,7 @@ def plan_of(job: Job, facts: Facts, phases: Sequence[Phase], where: Cluster) -> 
     plan = Plan(
         workload=Workload(cluster=where, jobs=(job,)),
         facts=facts,
+        facts_digest=facts_digest(facts),
         decisions=decisions,
         lists_from=decisions_digest(decisions),
         lists_digest=lists_digest(tuple(phases)),

@@ -10,8 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-VOCABULARY = 256
-"""Bytes are their own tokens."""
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "lib2to3", "idlelib"}
 """Folders that installations leave out, or fill differently."""
 
