@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from planner.lists import ORDERS, ListMaker, draft, period_us
+from planner.fitting import ORDERS
+from planner.lists import ListMaker, draft, period_us
 from planner.options import Option
 from planner.patterns import Instance
 from planner.rates import split

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from planner.cells import Builder
 from planner.dispatch import Dispatch, Dispatcher
-from planner.orders import Group, balanced, in_turn
+from planner.fitting import ORDERS, Attempt, Fit, groups_of
 from planner.programs import Program
 from planner.rates import split
 from planner.views import JobView
@@ -28,15 +28,6 @@ from plans.memory import device_memory
 from plans.plan import Cuts, Decisions, Phase, Placement, Plan, Predictions, SolverRecord
 from plans.steps import Drop, Load, SlabContent, Spill, Step
 from plans.workload import Workload
-
-ORDERS = ("balanced", "in turn")
-"""Orders of a device's cells: `planner.orders`."""
-GAPS = 48
-"""Part of a budget that is first left for gaps between the arena's regions."""
-LEAST_STEP = 128
-"""Part of a budget by which room is lowered at least."""
-ROOM_TRIES = 4
-"""How often a device's room is lowered before another order is taken."""
 
 REFINEMENTS = 2
 """Rooms that are tried between one that fits and one that does not."""
@@ -135,15 +126,6 @@ class Made:
     """Of that plan."""
 
 
-class _Fit(NamedTuple):
-    """What made a device's list fit."""
-
-    variant: int
-    """Which of its orders."""
-    room: int
-    """Bytes for its arena."""
-
-
 class _List(NamedTuple):
     """A phase's lists as they come out, whether they fit or not."""
 
@@ -166,7 +148,7 @@ class ListMaker:
         self.copies = {job.job: job.state_copies for job in facts.jobs}
         self.budgets = {device.name: device.budget_bytes for device in workload.cluster.devices}
         self._ranks: dict[object, list[tuple[str, bool]]] = {}
-        self._fits: dict[object, _Fit] = {}
+        self._fits: dict[object, Fit] = {}
 
     def phases_of(self, placements: Sequence[Placement]) -> tuple[Phase, ...]:
         """The phases of one decision. Raises InfeasibleError."""
@@ -200,17 +182,16 @@ class ListMaker:
             return next(iter(alone.values())).made
         # Beside others it will be about the same as alone.
         devices = {
-            name: _Attempt(self, name, views, self._fits[_alike(views), repeat > 1])
-            for name, views in by_device.items()
+            name: self._attempt(name, views, self._fits[_alike(views), repeat > 1]) for name, views in by_device.items()
         }
         return self._fitted(devices, repeat).made
 
-    def _alone(self, name: str, views: Sequence[JobView], repeat: int) -> tuple[_List, _Fit]:
+    def _alone(self, name: str, views: Sequence[JobView], repeat: int) -> tuple[_List, Fit]:
         """One device's list. Where the first that fits leaves much unused, some rooms between it and the last that
         did not are tried, and the fastest is taken."""
-        device = _Attempt(self, name, views, None)
+        device = self._attempt(name, views, None)
         best = found = self._fitted({name: device}, repeat)
-        fit = _Fit(device.variant, device.room)
+        fit = Fit(device.variant, device.room)
         low, high = device.room, device.failed
         for _ in range(REFINEMENTS):
             if high is None or self.budgets[name] - found.peaks[name] < self.budgets[name] // UNUSED:
@@ -225,10 +206,13 @@ class ListMaker:
                 continue
             low, found = device.room, tried
             if found.length_us < best.length_us:
-                best, fit = found, _Fit(device.variant, device.room)
+                best, fit = found, Fit(device.variant, device.room)
         return best, fit
 
-    def _fitted(self, devices: Mapping[str, _Attempt], repeat: int) -> _List:
+    def _attempt(self, name: str, views: Sequence[JobView], fit: Fit | None) -> Attempt:
+        return Attempt(name, views, self.budgets[name], self.ranked(name, views), fit)
+
+    def _fitted(self, devices: Mapping[str, Attempt], repeat: int) -> _List:
         """Lists are made again with less room, then in other orders, until they fit their devices."""
         while True:
             try:
@@ -245,7 +229,7 @@ class ListMaker:
                 if missing > 0:
                     devices[name].lower(missing)
 
-    def _try(self, devices: Mapping[str, _Attempt], repeat: int) -> _List:
+    def _try(self, devices: Mapping[str, Attempt], repeat: int) -> _List:
         """Raises InfeasibleError where a cell cannot have what it needs."""
         views = [view for device in devices.values() for view in device.views]
         programs = {name: device.program for name, device in devices.items()}
@@ -316,57 +300,6 @@ class ListMaker:
         return Phase(repeat=repeat, prologue=tuple(prologue), cycle=tuple(dispatch.lines), epilogue=tuple(epilogue))
 
 
-class _Attempt:
-    """One device's order and room, while its list does not fit."""
-
-    def __init__(self, maker: ListMaker, name: str, views: Sequence[JobView], fit: _Fit | None) -> None:
-        self.name = name
-        self.views = views
-        self.budget = maker.budgets[name]
-        self.orders = maker.ranked(name, views)
-        self._begin(fit.variant if fit is not None else 0)
-        if fit is not None:
-            self.room = fit.room
-
-    def _begin(self, variant: int) -> None:
-        self.variant = variant
-        order, offload = self.orders[variant]
-        self.program = Builder(self.name, self.views, _groups(order, self.views), offload).build()
-        self.most = self.budget - self.program.outside_bytes
-        self.room = self.most - self.budget // GAPS
-        self.tries = 0
-        self.failed: int | None = None
-        """Smallest room of this order that was too much."""
-
-    def lower(self, missing_bytes: int) -> None:
-        """Try with less room, each time less by more. Raises InfeasibleError where no order is left."""
-        self.tries += 1
-        self.failed = self.room
-        if self.tries <= ROOM_TRIES:
-            self.room -= max(missing_bytes, self.budget // LEAST_STEP) * self.tries
-        else:
-            self._next(missing_bytes)
-
-    def give_up(self, error: InfeasibleError) -> None:
-        """No list has that little room. Raises InfeasibleError where no order is left."""
-        if self.tries == 0 and self.room < self.most:
-            self.room = self.most
-        else:
-            self._next(error.missing_bytes)
-
-    def _next(self, missing_bytes: int) -> None:
-        if self.variant + 1 < len(self.orders):
-            self._begin(self.variant + 1)
-            return
-        jobs = ", ".join(view.name for view in self.views)
-        raise InfeasibleError(
-            f"{jobs} on {self.name}: {missing_bytes:,} bytes short of what the decisions need there; "
-            f"give {self.name} {self.budget + missing_bytes:,} bytes, or make fewer slabs resident",
-            device=self.name,
-            missing_bytes=missing_bytes,
-        )
-
-
 def _alike(views: Sequence[JobView]) -> object:
     """Equal for jobs on devices that differ in name only, as far as one device's list goes."""
     return tuple(
@@ -389,7 +322,7 @@ def period_us(name: str, budget_bytes: int, views: Sequence[JobView], order: str
         groups = [
             group._replace(step=group.step + copy * steps[group.job])
             for copy in range(copies)
-            for group in _groups(order, views)
+            for group in groups_of(order, views)
         ]
         program = Builder(name, views, groups, False).build()
         rooms = {name: budget_bytes - program.outside_bytes}
@@ -398,11 +331,6 @@ def period_us(name: str, budget_bytes: int, views: Sequence[JobView], order: str
         except InfeasibleError:
             return None
     return lengths[1] - lengths[0]
-
-
-def _groups(order: str, views: Sequence[JobView]) -> list[Group]:
-    steps = [view.placement.steps for view in views]
-    return balanced(views, steps) if order == "balanced" else in_turn(views, steps)
 
 
 def draft(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[Phase, ...]) -> Plan:

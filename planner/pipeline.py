@@ -110,8 +110,9 @@ def plan(
 def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report = lambda line: None) -> Plan:
     """New lists and predictions for decisions that were edited by hand; the decisions stay as they are.
 
-    Raises InvalidPlanError where lists were edited too and must not be discarded, StalePlanError where
-    the user's code or libraries have changed since the plan was made, InfeasibleError where the decisions do not fit.
+    Raises WorkloadError where lists were edited too and must not be discarded, or cuts are none that the graph allows;
+    StalePlanError where the user's code or libraries have changed since the plan was made; InvalidPlanError where
+    decisions contradict the workload; InfeasibleError where they do not fit.
     """
     if lists_edited(edited) and not discard_edited_lists:
         raise WorkloadError(
@@ -125,7 +126,7 @@ def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report =
     if stale:
         raise StalePlanError(stale)
     cuts = {each.job: each.cuts for each in edited.decisions.cuts}
-    _refuse_bad_cuts(edited, known, cuts)
+    _refuse_bad_cuts(known, cuts)
     facts_now = _facts(edited.workload, known, cuts, report)
     record = replace(edited.solver, name="edited", status="decisions edited by hand")
     with collector_paused():
@@ -195,7 +196,7 @@ def _check_host(workload: Workload, needed_bytes: int) -> None:
         )
 
 
-def _refuse_bad_cuts(edited: Plan, known: Study, cuts: Mapping[str, tuple[int, ...]]) -> None:
+def _refuse_bad_cuts(known: Study, cuts: Mapping[str, tuple[int, ...]]) -> None:
     for job, positions in cuts.items():
         graph_positions = known.graphs[known.graph_of[job]].cut_positions
         allowed = set(graph_positions)

@@ -11,7 +11,7 @@ options, measured -> list schedule            planner.options, planner.greedy
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner import configurations, patterns
@@ -198,14 +198,17 @@ class _Search:
         def estimate(each: Schedule) -> tuple[int, ...] | None:
             return estimate_us(evaluator, each)
 
+        def spent(limit: int) -> Callable[[], bool]:
+            return lambda: evaluator.lines > limit
+
         path: list[tuple[tuple[int, ...], Schedule]] = []
         before = evaluator.lines
         for number, seed in enumerate(seeds):
             limit = before + (effort - before) * (number + 1) // (2 * len(seeds))
-            apart = climb(seed, instance, estimate, lambda to=limit: evaluator.lines > to, joined=False)  # type: ignore[misc]
+            apart = climb(seed, instance, estimate, spent(limit), joined=False)
             path += apart
             if apart:
-                path += climb(apart[0][1], instance, estimate, lambda to=limit: evaluator.lines > to)  # type: ignore[misc]
+                path += climb(apart[0][1], instance, estimate, spent(limit))
         path.sort(key=lambda each: each[0])
         finalists = [each for _, each in path[:FINALISTS]]
         judged = [(result[0], each) for each in finalists if (result := self.judge([decisions(instance, each)]))]
@@ -220,7 +223,7 @@ class _Search:
             makespan_us = evaluator.makespan_us(decisions(instance, each))
             return None if makespan_us is None else (makespan_us,)
 
-        climbed = climb(near, instance, value, lambda: evaluator.lines > effort)
+        climbed = climb(near, instance, value, spent(effort))
         found = [_Judged(makespan_us=worth[0], phases=decisions(instance, each)) for worth, each in climbed]
         return [*(each for each, _ in judged), *found]
 

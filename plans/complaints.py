@@ -39,7 +39,7 @@ def findings_of(error: ValidationError, data: object, lines: Lines) -> list[Find
 
 def _finding(details: ErrorDetails, data: object, lines: Lines) -> Finding:
     pointer, value = _place(details, data)
-    cause, remedy = _words(details, value, data)
+    cause, remedy = _words(details, value)
     return Finding(pointer=pointer, line=nearest_line(lines, pointer), cause=cause, remedy=remedy)
 
 
@@ -54,7 +54,7 @@ def _place(details: ErrorDetails, data: Any) -> tuple[str, object]:
     return pointer, data
 
 
-def _words(details: ErrorDetails, value: object, data: object) -> tuple[str, str]:
+def _words(details: ErrorDetails, value: object) -> tuple[str, str]:
     """Cause and remedy."""
     kind = details["type"]
     context = details.get("ctx", {})

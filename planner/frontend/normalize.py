@@ -56,7 +56,7 @@ def normalize(
     functionalize(flat, placeholders)
     key_randomness(flat)
     evaluation = evaluate(flat, placeholders)
-    merge_same(flat, evaluation)
+    merge_same(evaluation)
     sweep(flat, evaluation)
     for number, node in enumerate(each for each in flat.nodes if each.op == "call_function"):
         if node.target in keyed.KEYED:
@@ -261,7 +261,7 @@ def key_randomness(graph: Graph) -> None:
 # -- what is left over ---------------------------------------------------------------------------------
 
 
-def merge_same(graph: Graph, evaluation: Evaluation) -> None:
+def merge_same(evaluation: Evaluation) -> None:
     """Let the users of a node that returns one of its inputs read that input.
 
     To autograd they are one value, whose gradient is one running sum; as two values that cross a cut they
