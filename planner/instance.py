@@ -22,7 +22,6 @@ from plans.workload import Cluster, Device, Job, Workload
 
 
 def build_instance(workload: Workload, facts: Facts, layouts: Mapping[str, Layout]) -> Instance:
-    """Raises InfeasibleError where a job fits no device."""
     kinds = _kinds(workload.cluster)
     copies = {job.job: job.state_copies for job in facts.jobs}
     groups: dict[object, list[Job]] = defaultdict(list)
@@ -34,8 +33,6 @@ def build_instance(workload: Workload, facts: Facts, layouts: Mapping[str, Layou
         first = jobs[0]
         pricers = [Pricer(workload.cluster, each[0], first, layouts[first.name], copies[first.name]) for each in kinds]
         options = tuple(options_of(pricer) for pricer in pricers)
-        if not any(options):
-            raise does_not_fit(workload, facts, layouts, first.name)
         classes.append(JobClass(jobs=tuple(job.name for job in jobs), steps=first.steps, options=options))
     return Instance(
         kinds=tuple(
@@ -68,7 +65,7 @@ def does_not_fit(workload: Workload, facts: Facts, layouts: Mapping[str, Layout]
     _, nearest = min(needs, key=lambda each: each[0])
     budget = nearest.budget_bytes
     enough = max(budget, smallest_budget(Pricer(workload.cluster, nearest, definition, layouts[job], copies)))
-    while not _holds(workload, facts, layouts[job], definition, replace(nearest, budget_bytes=enough)):
+    while not holds(workload, facts, layouts[job], definition, replace(nearest, budget_bytes=enough)):
         enough += enough // 32 + 1
     return InfeasibleError(
         f"{job} fits no device: {nearest.name} has {format_bytes(budget)} ({budget} bytes), "
@@ -76,10 +73,11 @@ def does_not_fit(workload: Workload, facts: Facts, layouts: Mapping[str, Layout]
         "raise the budget, or use more microbatches",
         device=nearest.name,
         missing_bytes=enough - budget,
+        job=job,
     )
 
 
-def _holds(workload: Workload, facts: Facts, layout: Layout, job: Job, device: Device) -> bool:
+def holds(workload: Workload, facts: Facts, layout: Layout, job: Job, device: Device) -> bool:
     """Whether there are lists of the job alone on a device, with nothing resident."""
     cluster = replace(workload.cluster, devices=(device,))
     alone = replace(workload, cluster=cluster, jobs=(replace(job, steps=2),))

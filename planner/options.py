@@ -231,9 +231,10 @@ class _Sums:
 
 
 def options_of(pricer: Pricer) -> tuple[Option, ...]:
-    """The Pareto list of a job on a kind of device; empty where nothing fits its budget."""
+    """The Pareto list of a job on a kind of device, by estimate. The plain option is always in it: lists decide."""
     budget = pricer.device.budget_bytes
-    fitting = {option.costs(): option for option in _candidates(pricer) if _fits(option, budget)}
+    plain, *more = _candidates(pricer)
+    fitting = {option.costs(): option for option in (plain, *(each for each in more if _fits(each, budget)))}
     return thin(_pareto(list(fitting.values())), MOST_OPTIONS)
 
 
@@ -243,9 +244,7 @@ def smallest_budget(pricer: Pricer) -> int:
 
 
 def _fits(option: Option, budget_bytes: int) -> bool:
-    """The plain option may fit without a margin; lists decide."""
-    used = option.memory_bytes + option.window_bytes
-    return used + (budget_bytes // MARGIN if option.resident or option.keep else 0) <= budget_bytes
+    return option.memory_bytes + option.window_bytes + budget_bytes // MARGIN <= budget_bytes
 
 
 def _candidates(pricer: Pricer) -> Iterator[Option]:

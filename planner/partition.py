@@ -60,17 +60,18 @@ ROOMS = (
 
 
 def partition(traced: TracedGraph, cluster: Cluster, *, microbatches: int, state_copies: int) -> tuple[int, ...]:
-    """Cuts that suit the cluster's smallest device.
+    """Cuts that suit the smallest of the cluster's devices that can hold any.
 
-    Raises InfeasibleError, with the module and tensor at fault, if no allowed cuts fit.
+    Raises InfeasibleError, with the module and tensor at fault, if no allowed cuts fit the largest.
     """
-    device = min(cluster.devices, key=lambda each: (each.budget_bytes, each.name))
-    problem = Problem(traced, cluster, device, microbatches, state_copies)
-    for room in ROOMS:
-        for boundaries in (problem.quiet_boundaries(), problem.boundaries):
-            cuts = problem.solve(boundaries, room)
-            if cuts is not None:
-                return cuts
+    smallest = {device.budget_bytes: device for device in sorted(cluster.devices, key=lambda each: each.name)[::-1]}
+    for budget in sorted(smallest):
+        problem = Problem(traced, cluster, smallest[budget], microbatches, state_copies)
+        for room in ROOMS:
+            for boundaries in (problem.quiet_boundaries(), problem.boundaries):
+                cuts = problem.solve(boundaries, room)
+                if cuts is not None:
+                    return cuts
     raise problem.infeasible()
 
 
@@ -195,8 +196,8 @@ class Problem:
         return InfeasibleError(
             f"the smallest shard that holds {module!r}, whose largest tensor is {tensor} "
             f"({format_bytes(tensor_bytes)}), needs about {format_bytes(need)}; "
-            f"{self.device.name} has {format_bytes(self.device.budget_bytes)} ({format_bytes(missing)} short): "
-            f"give it a budget of {format_bytes(need)}, or use more microbatches",
+            f"{self.device.name} has {format_bytes(self.device.budget_bytes)}: raise its budget, "
+            "or use more microbatches",
             device=self.device.name,
             missing_bytes=missing,
         )

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
+
 from planner.facts import graph_facts, layout_facts
 from planner.frontend.build import same_graph_cause
 from planner.frontend.data import JobData, MapDataset, open_data
 from planner.frontend.fingerprints import drift, fingerprints, graph_drift
 from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
+from planner.instance import holds
 from planner.lists import make_lists
 from planner.partition import partition
 from planner.schedule import SolverOptions, schedule
@@ -28,7 +31,6 @@ from plans.digests import decisions_digest, facts_digest, lists_digest, lists_ed
 from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, WorkloadError
 from plans.facts import Facts, Graph, JobFacts, Layout
 from plans.flow import trace as trace_lists
-from plans.memory import host_store_bytes
 from plans.optimizer import state_names
 from plans.plan import Decisions, Fingerprint, Phase, Plan, Predictions, SolverRecord
 from plans.quantities import format_bytes, format_count
@@ -37,6 +39,15 @@ from plans.workload import HOST, Job, Target, Workload
 
 Report = Callable[[str], None]
 """Called with a line on what is being done now; for people, on stderr."""
+PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35)
+"""Parts of the budgets that cuts are made for, one after the other until there are lists: finer shards fit better."""
+BUDGET_STEP = 16
+"""Part of a budget by which it is raised in search of one that would do."""
+MOST_BUDGETS = 24
+
+
+def quietly(line: str) -> None:
+    """The report of what nobody asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,7 @@ class Study:
     """What the user should know of the data, such as items that are dropped."""
 
 
-def study(jobs: Sequence[Job], *, report: Report = lambda line: None) -> Study:
+def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
     """Open the jobs' data and trace their models, equal ones once. Raises TraceError and WorkloadError."""
     data = _open_all(jobs)
     graphs: dict[str, TracedGraph] = {}
@@ -87,7 +98,7 @@ def plan(
     solver: SolverOptions | None = None,
     studied: Study | None = None,
     cuts: Mapping[str, tuple[int, ...]] | None = None,
-    report: Report = lambda line: None,
+    report: Report = quietly,
 ) -> Plan:
     """Plan a workload: trace, cut, cost, schedule, list, predict.
 
@@ -95,19 +106,34 @@ def plan(
     Raises TraceError, WorkloadError, and InfeasibleError where the cluster cannot hold some job.
     """
     known = studied if studied is not None else study(workload.jobs, report=report)
-    if cuts is None:
-        cuts = _cuts(workload, known, report)
+    options = solver if solver is not None else SolverOptions()
+    _check_optimizers(workload.jobs)
+    if cuts is not None:
+        return _scheduled(workload, known, cuts, options, report)
+    refusals = []
+    for part in PARTS:
+        try:
+            return _scheduled(workload, known, _cuts(workload, known, report, part), options, report)
+        except InfeasibleError as error:
+            if error.job is None:
+                raise
+            refusals.append(error)
+    raise _named(workload, known, min(refusals, key=lambda error: error.missing_bytes))
+
+
+def _scheduled(
+    workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]], options: SolverOptions, report: Report
+) -> Plan:
     facts = _facts(workload, known, cuts, report)
     report(
         f"schedule {format_count(len(workload.jobs), 'job')} on {format_count(len(workload.cluster.devices), 'device')}"
     )
-    _check_host(workload, host_store_bytes(facts, {job: (known.graph_of[job], each) for job, each in cuts.items()}))
     with collector_paused():
-        decisions, phases, record = schedule(workload, facts, cuts, solver if solver is not None else SolverOptions())
+        decisions, phases, record = schedule(workload, facts, cuts, options)
         return _complete(workload, facts, decisions, phases, record, known.fingerprints)
 
 
-def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report = lambda line: None) -> Plan:
+def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report = quietly) -> Plan:
     """New lists and predictions for decisions that were edited by hand; the decisions stay as they are.
 
     Raises WorkloadError where lists were edited too and must not be discarded, or cuts are none that the graph allows;
@@ -153,17 +179,74 @@ def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
     return {job.name: open_data(job, opened) for job in jobs}
 
 
-def _cuts(workload: Workload, known: Study, report: Report) -> dict[str, tuple[int, ...]]:
-    """Cuts of each job; jobs that share graph, microbatches and optimizer state share them."""
+def _named(workload: Workload, known: Study, refusal: InfeasibleError) -> InfeasibleError:
+    """A refusal of a job that names a budget with which it was found to fit."""
+    device = next(each for each in workload.cluster.devices if each.name == refusal.device)
+    job = next(each for each in workload.jobs if each.name == refusal.job)
+    enough = device.budget_bytes + max(1, refusal.missing_bytes)
+    for _ in range(MOST_BUDGETS):
+        larger = replace(device, budget_bytes=enough)
+        alone = replace(workload, cluster=replace(workload.cluster, devices=(larger,)), jobs=(job,))
+        if _fits_alone(alone, known):
+            missing = enough - device.budget_bytes
+            return InfeasibleError(
+                f"{job.name} fits no device: {device.name} has {format_bytes(device.budget_bytes)}, "
+                f"{format_bytes(missing)} short of the {enough} bytes with which it can be planned; "
+                "raise the budget, or use more microbatches",
+                device=device.name,
+                missing_bytes=missing,
+                job=job.name,
+            )
+        enough += enough // BUDGET_STEP + 1
+    return refusal
+
+
+def _fits_alone(workload: Workload, known: Study) -> bool:
+    (job,), (device,) = workload.jobs, workload.cluster.devices
+    for part in PARTS:
+        try:
+            cuts = _cuts(workload, known, quietly, part)
+        except InfeasibleError:
+            continue
+        facts = _facts(workload, known, cuts, quietly)
+        if holds(workload, facts, facts.layouts[0], job, device):
+            return True
+    return False
+
+
+def _check_optimizers(jobs: Sequence[Job]) -> None:
+    """Raises WorkloadError where torch refuses an optimizer's arguments."""
+    for job in jobs:
+        try:
+            getattr(torch.optim, job.optimizer.path)(
+                [torch.zeros(1, requires_grad=True)], **dict(job.optimizer.arguments)
+            )
+        except (TypeError, ValueError) as error:
+            raise WorkloadError(f"job {job.name}: optimizer {job.optimizer.path}: {error}") from None
+
+
+def _cuts(workload: Workload, known: Study, report: Report, part: float = 1.0) -> dict[str, tuple[int, ...]]:
+    """Cuts of each job; jobs that share graph, microbatches and optimizer state share them.
+
+    `part`: of the budgets that the cuts are made for.
+    """
+    cluster = workload.cluster
+    smaller = tuple(replace(each, budget_bytes=int(part * each.budget_bytes)) for each in cluster.devices)
+    cluster = replace(cluster, devices=smaller)
     found: dict[tuple[str, int, int], tuple[int, ...]] = {}
     cuts = {}
     for job in workload.jobs:
         cause = (known.graph_of[job.name], job.microbatches, len(state_names(job.optimizer)))
         if cause not in found:
             report(f"cut {job.name}")
-            found[cause] = partition(
-                known.graphs[cause[0]], workload.cluster, microbatches=job.microbatches, state_copies=cause[2]
-            )
+            try:
+                found[cause] = partition(
+                    known.graphs[cause[0]], cluster, microbatches=job.microbatches, state_copies=cause[2]
+                )
+            except InfeasibleError as error:
+                raise InfeasibleError(
+                    f"{job.name}: {error}", device=error.device, missing_bytes=error.missing_bytes, job=job.name
+                ) from None
         cuts[job.name] = found[cause]
     return cuts
 

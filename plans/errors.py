@@ -40,10 +40,13 @@ class InfeasibleError(HydraplanError):
 
     exit_code = 3
 
-    def __init__(self, message: str, *, device: str | None = None, missing_bytes: int = 0) -> None:
+    def __init__(
+        self, message: str, *, device: str | None = None, missing_bytes: int = 0, job: str | None = None
+    ) -> None:
         super().__init__(message)
         self.device = device
         self.missing_bytes = missing_bytes
+        self.job = job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,10 @@ Scratch that kernels allocate inside one operator is not included.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from plans.arena import Arenas
-from plans.facts import Facts, ShardFacts
+from plans.facts import ShardFacts
 from plans.flow import Flow, layouts_of
 from plans.plan import Plan
 from plans.steps import Backward, Forward
@@ -88,19 +87,12 @@ def host_peak_bytes(plan: Plan, arenas: Arenas) -> int:
         for job in plan.workload.jobs
         for shard in layouts[job.name].shards
     )
-    keys = {job.job: (layouts[job.job].graph, layouts[job.job].cuts) for job in plan.facts.jobs}
-    return host_store_bytes(plan.facts, keys) + batches + arenas.sizes.get(HOST, 0)
-
-
-def host_store_bytes(facts: Facts, layouts: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
-    """What the host needs whatever the lists: parameters and optimizer state of all jobs, and the largest model while
-    it is built. `layouts`: job -> its graph and cuts."""
-    known = {(layout.graph, layout.cuts): layout for layout in facts.layouts}
-    copies = {job.job: job.state_copies for job in facts.jobs}
+    copies = {job.job: job.state_copies for job in plan.facts.jobs}
     store = sum(
         slab.parameter_bytes + copies[job] * slab.trainable_bytes
-        for job, key in layouts.items()
-        for slab in known[key].slabs
+        for job, layout in layouts.items()
+        for slab in layout.slabs
     )
-    used = {job.graph for job in facts.jobs}
-    return store + max((graph.construction_bytes for graph in facts.graphs if graph.name in used), default=0)
+    used = {job.graph for job in plan.facts.jobs}
+    construction = max((graph.construction_bytes for graph in plan.facts.graphs if graph.name in used), default=0)
+    return store + construction + batches + arenas.sizes.get(HOST, 0)

@@ -171,6 +171,7 @@ def record(plan: Plan, result: RunResult, trained: Trained) -> dict[str, object]
 def _job_row(job: JobResult, directory: Path) -> dict[str, object]:
     row = asdict(job)
     del row["losses"]  # they have a file of their own
+    row["trained"] = len(job.losses)
     row["first_loss"], row["last_loss"] = (job.losses[0], job.losses[-1]) if job.losses else (None, None)
     row["weights"] = None if job.weights is None else str(job.weights.relative_to(directory))
     return row

@@ -42,6 +42,19 @@ def write_text(path: Path, text: str) -> None:
         raise WorkloadError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def check_output(path: Path, workload: Path | None = None) -> None:
+    """Before long work: raises WorkloadError where its result could not be written, or would replace its source."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise WorkloadError(f"cannot write {path}: there is no folder {folder}; make it, or name another file")
+    if path.is_dir():
+        raise WorkloadError(f"cannot write {path}: it is a folder; name a file")
+    if not os.access(folder, os.W_OK):
+        raise WorkloadError(f"cannot write {path}: the folder {folder} cannot be written; name another")
+    if workload is not None and path.exists() and workload.exists() and path.samefile(workload):
+        raise WorkloadError(f"{path} is the workload itself; name another file for the plan")
+
+
 def with_lines(findings: Sequence[Finding], document: Document) -> list[Finding]:
     """Findings of a plan with the lines of the file that it came from, in the file's order."""
     placed = [

@@ -24,6 +24,8 @@ class JobReport:
     name: str
     shards: int
     steps: int
+    trained: int
+    """Steps whose loss is known."""
     first_loss: float | None
     last_loss: float | None
     predicted_finish_us: int
@@ -118,6 +120,7 @@ def _report(directory: Path, plan: Plan, record: dict[str, Any]) -> Report:
                 name=row["job"],
                 shards=row["shards"],
                 steps=row["steps"],
+                trained=row["trained"],
                 first_loss=row["first_loss"],
                 last_loss=row["last_loss"],
                 predicted_finish_us=row["predicted_finish_us"],

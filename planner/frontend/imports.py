@@ -34,6 +34,8 @@ def load(path: str) -> Callable[..., Any]:
         except AttributeError:
             owner = ".".join([module_name, *attribute.split(".")[: depth - 1]])
             near = _nearest(name, vars(found) if hasattr(found, "__dict__") else ())
+            if module_name.split(".")[0] in OWN_PACKAGES:
+                near = f"; {_own(module_name)}"
             raise WorkloadError(f"{path!r}: {owner} has no {name!r}{near}") from None
     if not callable(found):
         raise WorkloadError(f"{path!r} is a {type(found).__name__}, not something to call: name a function or a class")
@@ -41,6 +43,8 @@ def load(path: str) -> Callable[..., Any]:
 
 
 def _search_working_directory() -> None:
+    for own in OWN_PACKAGES:  # imported before, they cannot be taken for the user's
+        importlib.import_module(own)
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
@@ -55,15 +59,18 @@ def _import(path: str, module_name: str) -> Any:
             raise WorkloadError(
                 f"{path!r}: module {module_name} imports {missing!r}, which is not installed: install it"
             ) from error
-        own = missing.split(".")[0] if missing.split(".")[0] in OWN_PACKAGES else None
         hint = (
-            f"{own} is a package of hydraplan itself: give your folder another name"
-            if own
+            _own(missing)
+            if missing.split(".")[0] in OWN_PACKAGES
             else f"install it, or run hydraplan in the folder that holds it (now {os.getcwd()})"
         )
         raise WorkloadError(f"{path!r}: there is no module {missing!r}: {hint}") from None
     except Exception as error:  # the user's own code, at import: anything may come out of it
         raise WorkloadError(f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+
+
+def _own(module_name: str) -> str:
+    return f"{module_name.split('.')[0]} is a package of hydraplan itself: give your folder or module another name"
 
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:

@@ -77,7 +77,7 @@ def attention(
     return dropout(draws, slot, weights, dropout_p) @ value
 
 
-def call(draws: Draws, slot: int, operator: OpOverload, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+def call(draws: Draws, slot: int, operator: OpOverload, device: torch.device, /, *args: Any, **kwargs: Any) -> Any:
     """An operator that takes a generator."""
     return operator(*args, **kwargs, generator=draws.generator(slot, device))
 

@@ -7,12 +7,13 @@ values. `planner.frontend.build` traces the real model in the same way and has t
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from hashlib import sha256
 from types import FrameType
 from typing import Any
@@ -76,16 +77,19 @@ def _quiet() -> Iterator[None]:
     Tracing makes hundreds of thousands of objects that all stay: searching them again and again for garbage takes
     a sixth of its time.
     """
-    library = logging.getLogger("transformers")
-    level, collecting = library.level, gc.isenabled()
+    library, torch_log = logging.getLogger("transformers"), logging.getLogger("torch")
+    levels, collecting = (library.level, torch_log.level), gc.isenabled()
     library.setLevel(logging.ERROR)
+    torch_log.setLevel(logging.CRITICAL)
     gc.disable()
     try:
-        with warnings.catch_warnings():
+        # What a model prints while it is traced is no result, and torch prints whole graphs that it cannot trace.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        library.setLevel(level)
+        library.setLevel(levels[0])
+        torch_log.setLevel(levels[1])
         if collecting:
             gc.enable()
 

@@ -35,7 +35,7 @@ def test_a_folder_of_the_user_hides_nothing(folder: Path) -> None:
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text("raise RuntimeError('shadowed')")
     assert load("json:dumps")([1]) == "[1]"
-    with pytest.raises(WorkloadError, match="package of hydraplan itself: give your folder another name"):
+    with pytest.raises(WorkloadError, match="package of hydraplan itself: give your folder or module another name"):
         load("tools.no_such_model:build")
 
 

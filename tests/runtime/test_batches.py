@@ -26,6 +26,7 @@ def test_rows_and_the_next_step_ahead() -> None:
     assert batches.rows("a", 0, 2, 2, fetches=2)["x"].tolist() == [[2], [3]]
     assert batches.rows("a", 0, 4, 2, fetches=2)["x"].tolist() == [[4], [5]]
     assert batches.rows("a", 1, 0, 1, fetches=1)["x"].tolist() == [[10]]
+    assert batches.rows("a", 2, 0, 1, fetches=1)["x"].tolist() == [[20]]
     batches.close()
     assert source.made == [0, 1, 2]
 

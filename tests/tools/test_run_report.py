@@ -35,6 +35,7 @@ def planted_run(folder: Path, *, slower: int = 1, last_loss: float = 1.0, error:
                 "job": job.name,
                 "shards": 3,
                 "steps": job.steps,
+                "trained": job.steps if error is None else 1,
                 "first_loss": 2.0,
                 "last_loss": last_loss,
                 "predicted_finish_us": 1,
@@ -107,7 +108,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_failed_job_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(planted_run(tmp_path / "run", error="loss is NaN at step 2"))]) == 0
     shown = capsys.readouterr().out
-    assert "a failed: loss is NaN at step 2" in shown and "2 jobs failed: a, b" in shown
+    assert "a: loss is NaN at step 2" in shown and "1 of " in shown and "2 jobs failed: a, b" in shown
 
 
 def test_what_is_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

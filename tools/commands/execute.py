@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from plans.check import verify
+from plans.quantities import format_count
 from tools.commands.arguments import Commands, add_plan, add_quiet, command
 from tools.commands.report import run_summary, show
 from tools.output import Output
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.progress import NoProgress, progress_for
 
     output = Output(quiet=arguments.quiet)
-    output.progress(f"build {len(document.plan.workload.jobs)} models and compare them with the plan")
+    output.progress(f"build {format_count(len(document.plan.workload.jobs), 'model')} and compare with the plan")
     with lines_of(document):
         result = execute(
             document.plan, arguments.output, progress=NoProgress() if arguments.quiet else progress_for(sys.stderr)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from planner.rates import split
 from plans.digests import decisions_edited, lists_edited
 from plans.facts import Layout
 from plans.plan import Placement, Plan
@@ -139,9 +140,9 @@ def _show_devices(plan: Plan, output: Output) -> None:
 
 def _show_phases(plan: Plan, simulation: Simulation, output: Output) -> None:
     rows = []
-    for number, (phase, decision) in enumerate(zip(plan.phases, plan.decisions.phases, strict=False)):
+    for number, (phase, placements) in enumerate(zip(plan.phases, placements_of_phases(plan), strict=True)):
         times = simulation.phases[number]
-        for position, placement in enumerate(decision.placements):
+        for position, placement in enumerate(placements):
             first = position == 0
             rows.append(
                 (
@@ -161,6 +162,20 @@ def _show_phases(plan: Plan, simulation: Simulation, output: Output) -> None:
         *(figures(title) for title in ("steps", "resident", "kept", "updated on device")),
     ]
     output.table("Phases", columns, rows)
+
+
+def placements_of_phases(plan: Plan) -> list[tuple[Placement, ...]]:
+    """What runs in each phase of the lists, with the steps of that phase.
+
+    A decision becomes several phases where its jobs' steps have no common number of cycles. Phases that were added or
+    taken out by hand belong to no decision: then nothing is said of any.
+    """
+    found = [
+        tuple(replace(each, steps=rate * repeat) for each, rate in zip(decision.placements, rates, strict=True) if rate)
+        for decision in plan.decisions.phases
+        for repeat, rates in split([each.steps for each in decision.placements])
+    ]
+    return found if len(found) == len(plan.phases) else [()] * len(plan.phases)
 
 
 def _treatment(plan: Plan, placement: Placement) -> tuple[str, str, str]:
@@ -195,9 +210,9 @@ def _document(plan: Plan, simulation: Simulation) -> dict[str, object]:
             {
                 "cycles": phase.repeat,
                 **asdict(times),
-                "placements": [asdict(placement) for placement in decision.placements],
+                "placements": [asdict(placement) for placement in placements],
             }
-            for phase, decision, times in zip(plan.phases, plan.decisions.phases, simulation.phases, strict=False)
+            for phase, placements, times in zip(plan.phases, placements_of_phases(plan), simulation.phases, strict=True)
         ],
         "predictions": asdict(plan.predictions),
         "solver": asdict(plan.solver),

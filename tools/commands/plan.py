@@ -9,7 +9,7 @@ from plans.errors import WorkloadError
 from plans.plan import Plan
 from tools.commands.arguments import Commands, add_quiet, add_solver, command, solver_options
 from tools.output import Output
-from tools.planfile import lines_of, read_plan, write_plan
+from tools.planfile import check_output, lines_of, read_plan, write_plan
 from tools.summary import plan_summary
 
 TEXT = """Plan a workload and write the plan file.
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise WorkloadError("name either a WORKLOAD or --from PLAN")
     if arguments.discard_edited_lists and arguments.source is None:
         raise WorkloadError("--discard-edited-lists belongs to --from PLAN")
+    check_output(arguments.output, arguments.workload)
     made = _replan(arguments, output) if arguments.source is not None else _plan(arguments, output)
     output.end(
         f"Plan: {plan_summary(made)}", f"hydraplan execute {arguments.output} -o {arguments.output.with_suffix('.run')}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from plans.quantities import format_bytes, format_count, format_duration
@@ -51,16 +52,18 @@ def show(report: Report, output: Output) -> None:
     """The run's tables."""
     for job in report.jobs:
         if job.error is not None:
-            output.line(f"{job.name} failed: {job.error}")
+            output.line(f"{job.name}: {job.error}")
+        elif job.last_loss is not None and not math.isfinite(job.last_loss):
+            output.line(f"warning: the last loss of {job.name} is {job.last_loss}")
     rows = [
         (
             job.name,
             f"{job.shards}",
-            f"{job.steps}",
+            f"{job.steps}" if job.error is None else f"{job.trained} of {job.steps}",
             _loss(job.first_loss),
             _loss(job.last_loss),
             format_duration(job.predicted_finish_us),
-            format_duration(job.finish_us),
+            format_duration(job.finish_us) if job.error is None else "failed",
             _peak(report, job),
         )
         for job in report.jobs
@@ -98,6 +101,11 @@ def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _peak(report: Report, job: JobReport) -> str:
     used = [device for device in report.devices if device.name in job.devices]
     if not used:
@@ -114,7 +122,10 @@ def _document(report: Report) -> dict[str, object]:
     return {
         "predicted_makespan_us": report.predicted_makespan_us,
         "makespan_us": report.makespan_us,
-        "jobs": [asdict(job) for job in report.jobs],
+        "jobs": [
+            asdict(replace(job, first_loss=_finite(job.first_loss), last_loss=_finite(job.last_loss)))
+            for job in report.jobs
+        ],
         "devices": [asdict(device) for device in report.devices],
         "steps": [asdict(kind) for kind in kinds(report)],
     }
