@@ -1,4 +1,4 @@
-"""Decisions -> lists: every phase decision becomes one or more phases of the plan.
+"""Decisions -> lists: every phase decision becomes one or more phases of the plan (`planner.cycles` has the whole way).
 
     decision: a 100 steps, b 60 steps   ->   prologue (load residents), 20 x cycle (5 of a, 3 of b), epilogue
 
@@ -33,19 +33,6 @@ REFINEMENTS = 2
 """Rooms that are tried between one that fits and one that does not."""
 UNUSED = 20
 """Part of a budget that may stay unused without that."""
-
-
-def make_lists(workload: Workload, facts: Facts, decisions: Decisions) -> tuple[Phase, ...]:
-    """The lists of a plan. Pure: the same input gives the same lists.
-
-    Raises InvalidPlanError where the decisions contradict the workload, InfeasibleError (with the bytes that
-    are missing) where a placement does not fit its device in any order.
-    """
-    maker = ListMaker(workload, facts, decisions.cuts)
-    findings = list(contradictions(workload, maker.layouts, decisions))
-    if findings:
-        raise InvalidPlanError(findings)
-    return tuple(phase for decision in decisions.phases for phase in maker.phases_of(decision.placements))
 
 
 def layouts_by_job(facts: Facts, cuts: Iterable[Cuts]) -> dict[str, Layout]:
@@ -156,11 +143,16 @@ class ListMaker:
 
     def made_of(self, placements: Sequence[Placement]) -> Iterator[Made]:
         """The phases of one decision: whole cycles, and others for the steps that are left over."""
-        for repeat, rates in split([placement.steps for placement in placements]):
-            running = [
-                replace(placement, steps=rate) for placement, rate in zip(placements, rates, strict=True) if rate
-            ]
+        for repeat, running in self.cycles_of(placements):
             yield self.made(running, repeat)
+
+    def cycles_of(self, placements: Sequence[Placement]) -> Iterator[tuple[int, list[Placement]]]:
+        """The shortest cycles of one decision: how often each runs, and its placements with their steps in it."""
+        for repeat, rates in split([placement.steps for placement in placements]):
+            yield (
+                repeat,
+                [replace(placement, steps=rate) for placement, rate in zip(placements, rates, strict=True) if rate],
+            )
 
     def view(self, placement: Placement) -> JobView:
         job = self.jobs[placement.job]
@@ -350,4 +342,4 @@ def draft(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[
     )
 
 
-__all__ = ["ORDERS", "ListMaker", "Made", "contradictions", "draft", "layouts_by_job", "make_lists", "period_us"]
+__all__ = ["ORDERS", "ListMaker", "Made", "contradictions", "draft", "layouts_by_job", "period_us"]

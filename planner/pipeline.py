@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from planner.cycles import make_lists
 from planner.facts import graph_facts, layout_facts
 from planner.frontend.build import same_graph_cause
 from planner.frontend.data import JobData, MapDataset, open_data
@@ -23,7 +24,6 @@ from planner.frontend.fingerprints import drift, fingerprints, graph_drift
 from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
 from planner.instance import holds
-from planner.lists import make_lists
 from planner.partition import partition
 from planner.schedule import SolverOptions, schedule
 from plans.check import check

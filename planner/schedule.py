@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from planner import configurations, patterns
 from planner.configurations import Timed
+from planner.cycles import make_lists
 from planner.evaluate import CYCLE_WORK, Evaluator
 from planner.greedy import greedy, one_by_one
 from planner.instance import build_instance, does_not_fit, with_options
@@ -65,7 +66,8 @@ def schedule(
             raise does_not_fit(workload, facts, layouts, job_class.jobs[0])
     search = _Search(Evaluator(workload, facts, all_cuts, instance, evaluator.maker), options)
     best, record = search.run(lower_bound_us(workload, facts))
-    return Decisions(cuts=all_cuts, phases=best), search.evaluator.lists(best), record
+    decided = Decisions(cuts=all_cuts, phases=best)
+    return decided, make_lists(workload, facts, decided, evaluator.maker), record
 
 
 def measured(instance: Instance, evaluator: Evaluator, effort: int) -> Instance:

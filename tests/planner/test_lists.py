@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from support.sweep import facts_of, gpu_cluster, job_of
 from support.toyplan import MIB, toy_cluster, toy_facts, toy_layout, toy_workload
 
-from planner.lists import ListMaker, draft, make_lists
+from planner.cycles import make_lists
+from planner.lists import ListMaker, draft
 from planner.rates import split
 from plans.arena import allocate
 from plans.errors import InfeasibleError, InvalidPlanError

@@ -9,9 +9,10 @@ from itertools import product
 import pytest
 from support.toyplan import MIB, toy_cluster, toy_facts, toy_layout, toy_workload
 
+from planner.cycles import make_lists
 from planner.evaluate import Evaluator
 from planner.instance import build_instance
-from planner.lists import draft, layouts_by_job, make_lists
+from planner.lists import draft, layouts_by_job
 from planner.schedule import LEAST_OPTIONS, SolverOptions, measured, schedule
 from plans.bounds import lower_bound_us
 from plans.errors import InfeasibleError
