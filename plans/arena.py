@@ -7,9 +7,10 @@ so a cycle is a ring: what is held at its end lies where the next cycle expects 
     held slab          [---------------|--)        [----|---)        one address
     streamed slab                      |     [---)      |            an address for each load
 
-Addresses are first fit, the largest first, or in another order where that needs less. Lifetimes are in list
-order; that engines overlap in time is safe because a step that takes a region waits for the earlier users of it
-(`plans.hazards`).
+Addresses are first fit, the largest first: sizes that differ little count as one, so that slabs and their gradients,
+nearly alike, take each other's places and leave no gaps. Where much stays unused all the same, another order is tried.
+Lifetimes are in list order; that engines overlap in time is safe because a step that takes a region waits for the
+earlier users of it (`plans.hazards`).
 
 Such waits are the price of little memory. On devices memory is what is short; on the host it would be a poor
 bargain, where one job's spilled gradients would wait for another job's update. So there every job has a part
@@ -26,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
@@ -37,6 +39,10 @@ from plans.plan import Phase, Plan
 from plans.workload import HOST
 
 ALIGNMENT = 256
+ALIKE = 16
+"""Sizes that differ by at most this part count as one."""
+UNUSED = 32
+"""Part of an arena that may stay unused at its fullest before another order is tried."""
 
 Shape: TypeAlias = tuple[int, tuple[tuple[int, int], ...]]
 """(bytes, intervals) of a block."""
@@ -73,9 +79,7 @@ def allocate(plan: Plan, flow: Flow, *, host: bool = True) -> Arenas:
         blocks = [_Block.of(flow, plan.phases[phase], group) for group in members.values()]
         if place == HOST:
             _linger(blocks, plan.phases[phase], 1 + plan.workload.cluster.update_workers)
-            top = _fit(blocks, (_by_size,))
-        else:
-            top = _fit(blocks, (_by_size, _by_area))
+        top = _fit(blocks)
         tops[place, part] = max(tops[place, part], top)
         if place != HOST:
             phase_sizes[place, phase] = top
@@ -157,23 +161,47 @@ def _linger(blocks: list[_Block], phase: Phase, more: int) -> None:
         first = end
 
 
-def _fit(blocks: list[_Block], orders: tuple[Order, ...]) -> int:
-    """Give each block an address, in the order that makes the smallest arena; returns its size."""
+def _fit(blocks: list[_Block]) -> int:
+    """Give each block an address; returns the arena's size."""
     # Numbered anew, places with equal lists look alike, and each is laid out once.
     lines = sorted({line for block in blocks for interval in block.intervals for line in interval})
     number = {line: index for index, line in enumerate(lines)}
     shapes = tuple(
         (block.size, tuple((number[low], number[high]) for low, high in block.intervals)) for block in blocks
     )
-    top, addresses = _fitted(shapes, orders)
+    top, addresses = _fitted(shapes)
     for block, address in zip(blocks, addresses, strict=True):
         block.address = address
     return top
 
 
 @lru_cache(maxsize=256)
-def _fitted(shapes: tuple[Shape, ...], orders: tuple[Order, ...]) -> tuple[int, tuple[int, ...]]:
-    return min((_first_fit(shapes, order) for order in orders), key=lambda found: found[0])
+def _fitted(shapes: tuple[Shape, ...]) -> tuple[int, tuple[int, ...]]:
+    best = _first_fit(_in_classes(shapes), _by_size)
+    if best[0] - _live_bytes(shapes) > best[0] // UNUSED:
+        best = min(best, _first_fit(shapes, _by_area), key=lambda found: found[0])
+    return best
+
+
+def _in_classes(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Sizes rounded up to the largest that is about the same."""
+    largest = 0
+    class_of: dict[int, int] = {}
+    for size in sorted({size for size, _ in shapes}, reverse=True):
+        if largest - size > largest // ALIKE:
+            largest = size
+        class_of[size] = largest = max(largest, size)
+    return tuple((class_of[size], intervals) for size, intervals in shapes)
+
+
+def _live_bytes(shapes: tuple[Shape, ...]) -> int:
+    """The most that lives at once: no arena is smaller."""
+    change: dict[int, int] = defaultdict(int)
+    for size, intervals in shapes:
+        for low, high in intervals:
+            change[low] += size
+            change[high + 1] -= size
+    return max(accumulate(change[line] for line in sorted(change)), default=0)
 
 
 def _by_size(shape: Shape) -> tuple[int, ...]:

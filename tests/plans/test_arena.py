@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from random import Random
 
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.drawnplan import plans
 from support.toyplan import toy_layout, toy_plan, toy_workload
 
-from plans.arena import ALIGNMENT, Arenas, _by_area, _by_size, _first_fit, _fitted, align, allocate
+from plans.arena import ALIGNMENT, Arenas, _by_area, _by_size, _first_fit, _fitted, _live_bytes, align, allocate
 from plans.check import check
 from plans.flow import Flow, Instance, trace
 from plans.plan import Placement, Plan
@@ -85,5 +87,30 @@ def test_the_better_of_two_orders_is_taken() -> None:
     """By size the block that only lives at line 7 takes the bottom, and one that lives longer lands on top."""
     shapes = ((4, ((0, 4),)), (6, ((7, 7),)), (3, ((2, 3),)), (4, ((3, 8),)))
     assert [_first_fit(shapes, order)[0] for order in (_by_size, _by_area)] == [13, 11]
-    assert _fitted(shapes, (_by_size, _by_area))[0] == 11
-    assert _fitted(shapes, (_by_size,))[0] == 13
+    assert _fitted(shapes)[0] == 11
+
+
+def test_sizes_that_are_nearly_alike_take_each_others_places() -> None:
+    """Slabs and gradients of about one size: each fits where any other was; by exact size they leave gaps."""
+    random = Random(3)
+    starts = [(number, number + random.randint(1, 7)) for number in range(120)]
+    shapes = tuple((random.randint(950, 1000), (interval,)) for interval in starts)
+    least = _live_bytes(shapes)
+    assert _fitted(shapes)[0] < 1.06 * least
+    assert _first_fit(shapes, _by_size)[0] > 1.2 * least
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_two_blocks_meet_and_no_arena_is_smaller_than_what_lives(data: st.DataObject) -> None:
+    interval = st.tuples(st.integers(0, 30), st.integers(0, 8)).map(lambda pair: ((pair[0], sum(pair)),))
+    shapes = tuple(data.draw(st.lists(st.tuples(st.integers(1, 64), interval), min_size=1, max_size=40)))
+    top, addresses = _fitted(shapes)
+    assert top >= _live_bytes(shapes)
+    for number, (size, ((low, high),)) in enumerate(shapes):
+        assert 0 <= addresses[number] <= top - size
+        for other in range(number):
+            other_size, ((first, last),) = shapes[other]
+            if first <= high and low <= last:
+                apart = addresses[other] + other_size <= addresses[number]
+                assert apart or addresses[number] + size <= addresses[other]

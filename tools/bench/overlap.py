@@ -33,10 +33,10 @@ from runtime import execute
 MIB = 1 << 20
 RUNS = 5
 CYCLES = 8
-LAYERS, WIDTH, BLOCK, ROWS = 16, 384, 64, 2
+LAYERS, WIDTH, BLOCK, ROWS = 16, 512, 32, 2
 MOST_SHARDS = 4
 JOBS = ("a", "b")
-BUDGETS_MIB = (58, 56, 54, 52)
+BUDGETS_MIB = (76, 72, 68)
 
 
 @lru_cache
