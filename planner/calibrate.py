@@ -28,6 +28,7 @@ from planner.cost import CountWork, Work
 from planner.frontend.sharded import shard
 from planner.frontend.trace import trace
 from planner.shard_costs import cell_arguments
+from plans.durations import update_bytes
 from plans.errors import WorkloadError
 from plans.workload import Job, Profile, Target
 
@@ -166,7 +167,7 @@ def _update_rate() -> float:
     for parameter in parameters:
         parameter.grad = torch.rand(part)
     step = torch.optim.AdamW(parameters, fused=True).step
-    return (2 + 2 * state_copies + 1) * FLOAT_BYTES * slab.numel() / _seconds(step)
+    return update_bytes(FLOAT_BYTES * slab.numel(), state_copies) / _seconds(step)
 
 
 class TinyBlock(nn.Module):

@@ -350,7 +350,7 @@ class Builder:
         return total
 
     def _outside_bytes(self) -> int:
-        """As `plans.memory` counts: kept activations in order, and the running cell's workspace."""
+        """As `plans.memory` counts: kept activations in order, and the running cell's or update's workspace."""
         views = {view.name: view for view in self.views}
         held = most = 0
         for cell in self.cells:
@@ -366,4 +366,6 @@ class Builder:
                     held -= shard.kept_bytes
                 else:
                     most = max(most, held + shard.recompute_workspace_bytes)
+            elif isinstance(step, Update):
+                most = max(most, held + views[step.job].update_workspace_bytes(step.slab))
         return most

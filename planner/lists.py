@@ -157,7 +157,12 @@ class ListMaker:
     def view(self, placement: Placement) -> JobView:
         job = self.jobs[placement.job]
         return JobView(
-            placement, self.layouts[job.name], self.workload.cluster, job.microbatches, self.copies[job.name]
+            placement,
+            self.layouts[job.name],
+            self.workload.cluster,
+            microbatches=job.microbatches,
+            precision=job.precision,
+            state_copies=self.copies[job.name],
         )
 
     def made(self, placements: Sequence[Placement], repeat: int) -> Made:
@@ -299,7 +304,7 @@ def _alike(views: Sequence[JobView]) -> object:
             replace(view.placement, job="", device=""),
             id(view.layout),
             view.microbatches,
-            view.state_copies,
+            (view.precision, view.state_copies),
             (view.device.budget_bytes, view.profile.name, view.load_rate, view.spill_rate),
         )
         for view in views

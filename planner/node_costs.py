@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from planner.cost import CountWork, Work
 from planner.frontend.keyed import KEYED, Draws
-from planner.frontend.modes import PLAIN, entered
+from planner.frontend.modes import PLAIN, TRACED_ON, entered
 from planner.frontend.program import CellKey
 from planner.frontend.traced import TracedGraph
 from planner.liveness import CountLiveBytes
@@ -125,7 +125,7 @@ def _measure(node: Node, args: Sequence[Any], kwargs: dict[str, Any]) -> NodeCos
     assert callable(node.target)
     context = node.meta.get("context", PLAIN)
     with CountLiveBytes(operands.values()) as live:
-        with entered(context), saved_tensors_hooks(pack, lambda value: value), CountWork() as forward:
+        with entered(context, TRACED_ON), saved_tensors_hooks(pack, lambda value: value), CountWork() as forward:
             result = node.target(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         backward = _backward(outputs, list(operands.values()))

@@ -111,7 +111,14 @@ class Pricer:
             keep=tuple(keep),
             device_updates=tuple(device_updates),
         )
-        return JobView(placement, self.layout, self.cluster, self.job.microbatches, self.state_copies)
+        return JobView(
+            placement,
+            self.layout,
+            self.cluster,
+            microbatches=self.job.microbatches,
+            precision=self.job.precision,
+            state_copies=self.state_copies,
+        )
 
     def price(self, resident: Sequence[str], keep: Sequence[int], device_updates: Sequence[str]) -> Option:
         view = self.view(resident, keep, device_updates)
@@ -196,6 +203,7 @@ class Pricer:
                 workspace = max(workspace, shard.keep_workspace_bytes, shard.backward_workspace_bytes)
             else:
                 workspace = max(workspace, shard.forward_workspace_bytes, shard.recompute_workspace_bytes)
+        workspace = max([workspace, *(view.update_workspace_bytes(slab) for slab in view.on_device)])
         pairs = [one + two for one, two in pairwise(streamed)]
         return workspace + max(pairs, default=streamed[0])
 

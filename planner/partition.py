@@ -26,7 +26,7 @@ import numpy as np
 
 from planner.frontend.traced import TracedGraph
 from planner.segments import Bytes, GraphSums, Seconds, Segments
-from plans.durations import load_rate, profile_of, spill_rate
+from plans.durations import load_rate, profile_of, spill_rate, update_bytes
 from plans.errors import InfeasibleError
 from plans.quantities import format_bytes
 from plans.workload import Cluster, Device
@@ -81,9 +81,10 @@ class Problem:
     ) -> None:
         self.device = device
         self.microbatches = microbatches
-        self.state_copies = state_copies
         self.profile = profile_of(cluster, device.profile)
-        self.update_rate = profile_of(cluster, cluster.host_profile).update_bytes_per_s
+        self.update_s_per_byte = (
+            update_bytes(1, state_copies) / profile_of(cluster, cluster.host_profile).update_bytes_per_s
+        )
         self.load_rate = load_rate(cluster, device)
         self.spill_rate = spill_rate(cluster, device)
         self.sums = GraphSums(traced, self.profile)
@@ -183,7 +184,7 @@ class Problem:
         fixed = (2 * count + 4) * CELL_NODES * self.profile.node_ns / 1e9
         total = forward + backward + fixed
         if begin == 0:  # the step begins and ends with it: nothing else is there to hide its transfers
-            update = (2 + 2 * self.state_copies + 1) * segments.gradient_bytes / self.update_rate
+            update = self.update_s_per_byte * segments.gradient_bytes
             total = total + load + spill + update
         return total
 

@@ -31,7 +31,7 @@ from plans.digests import decisions_digest, facts_digest, lists_digest, lists_ed
 from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, WorkloadError
 from plans.facts import Facts, Graph, JobFacts, Layout
 from plans.flow import trace as trace_lists
-from plans.optimizer import state_names
+from plans.optimizer import state_of
 from plans.plan import Decisions, Fingerprint, Phase, Plan, Predictions, SolverRecord
 from plans.quantities import format_bytes, format_count
 from plans.simulate import predict
@@ -236,7 +236,7 @@ def _cuts(workload: Workload, known: Study, report: Report, part: float = 1.0) -
     found: dict[tuple[str, int, int], tuple[int, ...]] = {}
     cuts = {}
     for job in workload.jobs:
-        cause = (known.graph_of[job.name], job.microbatches, len(state_names(job.optimizer)))
+        cause = (known.graph_of[job.name], job.microbatches, state_of(job.optimizer, job.precision).copies)
         if cause not in found:
             report(f"cut {job.name}")
             try:
@@ -260,7 +260,11 @@ def _facts(workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]]
             layouts[cause] = layout_facts(known.graphs[cause[0]], cause[0], cause[1], workload.cluster.profiles)
     graphs: tuple[Graph, ...] = tuple(graph_facts(graph, name) for name, graph in known.graphs.items())
     jobs = tuple(
-        JobFacts(job=job.name, graph=known.graph_of[job.name], state_copies=len(state_names(job.optimizer)))
+        JobFacts(
+            job=job.name,
+            graph=known.graph_of[job.name],
+            state_copies=state_of(job.optimizer, job.precision).copies,
+        )
         for job in workload.jobs
     )
     return Facts(graphs=graphs, layouts=tuple(layouts.values()), jobs=jobs)

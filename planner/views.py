@@ -7,19 +7,28 @@ from functools import cached_property
 
 from plans.durations import backward_us, forward_us, load_rate, profile_of, spill_rate, update_us
 from plans.facts import Layout
+from plans.memory import update_workspace_bytes
 from plans.plan import Placement
-from plans.workload import Cluster
+from plans.workload import Cluster, Precision
 
 
 class JobView:
     """One placement with what lists need to know of its job."""
 
     def __init__(
-        self, placement: Placement, layout: Layout, cluster: Cluster, microbatches: int, state_copies: int
+        self,
+        placement: Placement,
+        layout: Layout,
+        cluster: Cluster,
+        *,
+        microbatches: int,
+        precision: Precision,
+        state_copies: int,
     ) -> None:
         self.placement = placement
         self.layout = layout
         self.microbatches = microbatches
+        self.precision = precision
         self.state_copies = state_copies
         self.device = next(device for device in cluster.devices if device.name == placement.device)
         self.profile = profile_of(cluster, self.device.profile)
@@ -55,6 +64,9 @@ class JobView:
 
     def update_us(self, slab: str, *, host: bool) -> int:
         return update_us(self.slabs[slab], self.state_copies, self.host_profile if host else self.profile)
+
+    def update_workspace_bytes(self, slab: str) -> int:
+        return update_workspace_bytes(self.slabs[slab], self.precision)
 
     @cached_property
     def last_group(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from plans.optimizer import ARGUMENTS
 from plans.quantities import parse_bytes, parse_rate
-from plans.workload import Target, Value
+from plans.workload import Precision, Target, Value
 
 Location = tuple[str | int, ...]
 SHORTHAND = {"model": "call", "data": "call", "loss": "call", "optimizer": "name"}
@@ -206,7 +206,10 @@ class JobTable(Table):
         le=1024,
         description="CPU threads of one cell, a whole number from 1; part of the job's numerics",
     )
-    precision: Literal["fp32"] = Field(default="fp32", description='"fp32" (no other yet)')
+    precision: Precision = Field(
+        default="fp32",
+        description='"fp32"; "bf16": parameters in bf16, with fp32 masters; or "autocast": bf16 where it is safe',
+    )
 
 
 TableType = TypeVar("TableType", bound=Table)

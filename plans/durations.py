@@ -58,13 +58,13 @@ def _slower(link: int | None, profile: Profile) -> int:
     return profile.copy_bytes_per_s if link is None else min(link, profile.copy_bytes_per_s)
 
 
-def update_bytes(slab: SlabFacts, state_copies: int) -> int:
+def update_bytes(trainable_bytes: int, state_copies: int) -> int:
     """Bytes that one update reads or writes: parameters and state read and written, gradients read."""
-    return (2 + 2 * state_copies + 1) * slab.trainable_bytes
+    return (2 + 2 * state_copies + 1) * trainable_bytes
 
 
 def update_us(slab: SlabFacts, state_copies: int, profile: Profile) -> int:
-    return ceil_us(update_bytes(slab, state_copies), profile.update_bytes_per_s)
+    return ceil_us(update_bytes(slab.trainable_bytes, state_copies), profile.update_bytes_per_s)
 
 
 def forward_us(shard: ShardFacts, profile: str) -> int:

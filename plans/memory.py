@@ -1,7 +1,7 @@
 """The most that each place ever holds, known before anything runs.
 
 A device's peak is its arena (all objects of the list) plus, outside of it, what its one compute engine
-holds in list order: the activations that kept forwards still hold, and the running cell's workspace.
+holds in list order: the activations that kept forwards still hold, and the running cell's or update's workspace.
 Each phase has an arena of its own size; a device takes the next one's when all of its engines are done with the last.
 Scratch that kernels allocate inside one operator is not included.
 """
@@ -12,12 +12,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from plans.arena import Arenas
-from plans.facts import ShardFacts
+from plans.facts import ShardFacts, SlabFacts
 from plans.flow import Flow, layouts_of
 from plans.plan import Plan
-from plans.steps import Backward, Forward
-from plans.workload import HOST
+from plans.steps import Backward, Forward, Update
+from plans.workload import HOST, Precision
 
+CAST_BYTES = 4 << 20
+"""Most that one update holds of its gradients as fp32."""
 BATCHES = 2
 """Batches of a job that the host holds: the one in use and the next."""
 
@@ -27,7 +29,7 @@ class DeviceMemory:
     arena_bytes: int
     """Largest of any phase."""
     workspace_bytes: int
-    """Largest of any cell."""
+    """Largest of any cell or update."""
     kept_bytes: int
     """Most that kept forwards hold at once."""
     peak_bytes: int
@@ -37,6 +39,8 @@ class DeviceMemory:
 def device_memory(plan: Plan, flow: Flow, arenas: Arenas) -> dict[str, DeviceMemory]:
     """Device -> its use of memory, in list order."""
     layouts = layouts_of(plan)
+    slabs = {(job, slab.name): slab for job, layout in layouts.items() for slab in layout.slabs}
+    precisions = {job.name: job.precision for job in plan.workload.jobs}
     held: dict[str, int] = defaultdict(int)
     kept: dict[tuple[str, str, int, int, int], int] = {}
     most_workspace: dict[str, int] = defaultdict(int)
@@ -46,6 +50,11 @@ def device_memory(plan: Plan, flow: Flow, arenas: Arenas) -> dict[str, DeviceMem
         peaks[device] = max(peaks[device], size)
     for site in flow.sites:
         step = site.step
+        if isinstance(step, Update) and step.device != HOST:
+            workspace = update_workspace_bytes(slabs[step.job, step.slab], precisions[step.job])
+            arena = arenas.phase_sizes.get((step.device, site.phase), 0)
+            peaks[step.device] = max(peaks[step.device], arena + held[step.device] + workspace)
+            most_workspace[step.device] = max(most_workspace[step.device], workspace)
         if not isinstance(step, Forward | Backward):
             continue
         shard = layouts[step.job].shards[step.shard]
@@ -78,9 +87,15 @@ def _workspace_bytes(step: Forward | Backward, shard: ShardFacts, kept: bool) ->
     return shard.backward_workspace_bytes if kept else shard.recompute_workspace_bytes
 
 
+def update_workspace_bytes(slab: SlabFacts, precision: Precision) -> int:
+    """What an update needs beside its arena objects: bf16 gradients as fp32, so many at a time."""
+    return min(2 * slab.trainable_bytes, CAST_BYTES) if precision == "bf16" else 0
+
+
 def host_peak_bytes(plan: Plan, arenas: Arenas) -> int:
     """Host store (parameters and optimizer state of all jobs), host arena, the batches that are read ahead, and the
-    largest model under construction. Python itself, the data sets and buffers that no shard reads come on top."""
+    largest model under construction. Python itself, the data sets, buffers that no shard reads and the gradients
+    that updates cast (`CAST_BYTES` a worker at most) come on top."""
     layouts = layouts_of(plan)
     batches = sum(
         BATCHES * shard.batch_bytes * job.microbatches

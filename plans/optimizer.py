@@ -1,9 +1,19 @@
-"""Which optimizers a job may name, and what state each keeps for a parameter."""
+"""Which optimizers a job may name, and what state an update keeps for each parameter.
+
+    precision    in the slab                    beside it, in the host store
+    fp32         w                              exp_avg, exp_avg_sq of w
+    bf16         w as bf16: what is loaded      exp_avg, exp_avg_sq, master of w, each fp32: twice the bytes of w
+
+The master is one more tensor of optimizer state: it goes where the state goes, and is never loaded but for an update on
+a device.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from plans.errors import WorkloadError
-from plans.workload import Target
+from plans.workload import Precision, Target
 
 ARGUMENTS = {
     "SGD": {"lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"},
@@ -13,8 +23,35 @@ ARGUMENTS = {
 """Arguments of torch.optim that change the numbers; the fused kernel is always used."""
 
 
+MASTER = "master"
+"""The state of an update that is the fp32 value of a bf16 parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What an update keeps for each parameter, in tensors of the parameter's shape."""
+
+    names: tuple[str, ...]
+    """torch.optim's own names; where parameters are bf16 also `MASTER`, last."""
+    width: int
+    """Bytes of each of these tensors, in bytes of the parameter."""
+
+    @property
+    def copies(self) -> int:
+        """All of it, in copies of the parameters' bytes."""
+        return self.width * len(self.names)
+
+
+def state_of(optimizer: Target, precision: Precision) -> State:
+    """The state of a job's updates. Raises WorkloadError as `state_names` does."""
+    names = state_names(optimizer)
+    if precision == "bf16":
+        return State(names=(*names, MASTER), width=2)
+    return State(names=names, width=1)
+
+
 def state_names(optimizer: Target) -> tuple[str, ...]:
-    """Names of the optimizer state, each as large as the parameters (torch.optim's own names).
+    """Names of the optimizer's own state (torch.optim's names).
 
     Raises WorkloadError for another optimizer or an argument that it does not take.
     """

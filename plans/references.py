@@ -15,7 +15,7 @@ from plans.errors import Finding, WorkloadError
 from plans.facts import Graph, Layout
 from plans.names import did_you_mean
 from plans.objects import gradient_tree
-from plans.optimizer import state_names
+from plans.optimizer import state_of
 from plans.plan import Cuts, Plan
 from plans.steps import (
     Drop,
@@ -103,14 +103,15 @@ def _check_jobs(plan: Plan, found: _Findings) -> None:
                 "change batch_size or microbatches, in the workload, and plan again",
             )
         try:
-            expected = len(state_names(job.optimizer))
+            expected = state_of(job.optimizer, job.precision).copies
         except WorkloadError as error:
             found.add(f"{at}/optimizer", str(error), "name an optimizer and arguments that hydraplan knows")
             continue
         if copies.get(job.name, expected) != expected:
             found.add(
                 f"{at}/optimizer",
-                f"{job.optimizer.path} keeps {expected} copies of state; the facts say {copies[job.name]}",
+                f"{job.optimizer.path} in {job.precision} keeps {expected} copies of state; "
+                f"the facts say {copies[job.name]}",
                 "plan the changed workload again",
             )
 

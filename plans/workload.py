@@ -7,13 +7,17 @@ the unit in the field's name. Nothing here imports torch: a `Target` only names 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Value: TypeAlias = bool | int | float | str | tuple["Value", ...] | None
 """What a workload may give as an argument of a model, a data set or an optimizer."""
 
 Arguments: TypeAlias = tuple[tuple[str, Value], ...]
 """Keyword arguments, sorted by name."""
+
+Precision: TypeAlias = Literal["fp32", "bf16", "autocast"]
+"""`fp32`: as the model is written. `bf16`: its parameters are bf16, updated by way of fp32 masters. `autocast`: its
+forward and loss run under bf16 autocast; parameters, gradients and optimizer as in fp32."""
 
 HOST = "host"
 """The reserved place name of the host: the host store and its update workers."""
@@ -34,6 +38,8 @@ class Profile:
     """Host to device and back where the link sets no lower rate."""
     update_bytes_per_s: int
     """Fused optimizer update: bytes of parameters, gradients and state read or written per second."""
+    bf16_flops_per_s: int | None = None
+    """Dense bf16 matrix products; None: as fast as float32."""
     functions_per_s: int | None = None
     """Element-wise special functions and random draws, in units of one tanh; None: memory traffic bounds
     them (GPUs)."""
@@ -97,8 +103,7 @@ class Job:
     seed: int
     threads: int
     """Intra-op threads of one cell."""
-    precision: str
-    """`fp32`."""
+    precision: Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from planner.frontend.program import ShardedGraph
 from plans.flow import Accumulation, Instance, Kind, Site, Uses, layouts_of
+from plans.memory import update_workspace_bytes
+from plans.optimizer import state_of
 from plans.plan import Plan
 from plans.steps import (
     Backward,
@@ -62,8 +64,9 @@ class Binder:
         self._batches, self._losses, self._kept = batches, losses, kept
         self._jobs = {job.name: job for job in plan.workload.jobs}
         self._layouts = layouts_of(plan)
-        self._state_copies = {job.job: job.state_copies for job in plan.facts.jobs}
-        self._kernels: dict[str, Kernel] = {job.name: kernel_of(job.optimizer) for job in plan.workload.jobs}
+        self._kernels: dict[str, Kernel] = {
+            job.name: kernel_of(job.optimizer, job.precision) for job in plan.workload.jobs
+        }
         self._keeps: set[tuple[object, ...]] = set()
         self._fetches = Counter(
             self._batch_of(site) for site in program.flow.sites if isinstance(site.step, FetchBatch)
@@ -175,18 +178,19 @@ class Binder:
     # -- updates ----------------------------------------------------------------------------------
 
     def _update(self, step: Update, uses: Uses) -> RunUpdate:
-        graph = self._graphs[step.job]
+        graph, job = self._graphs[step.job], self._jobs[step.job]
         touched = {each.key.kind: self._memory.of(each) for each in uses.writes}
         update = SlabUpdate(
             kernel=self._kernels[step.job],
             slab=next(slab for slab in graph.slabs if slab.name == step.slab),
-            state_copies=self._state_copies[step.job],
+            state=state_of(job.optimizer, job.precision),
             use_sites=graph.use_sites,
             parameters=touched["parameters"],
             optimizer=touched["optimizer"],
             gradients={each.key.shard: self._memory.of(each) for each in uses.reads if each.key.kind == "gradients"},
         )
-        return RunUpdate(update, self._jobs[step.job].threads)
+        workspace_bytes = update_workspace_bytes(self._layouts[step.job].slab(step.slab), job.precision)
+        return RunUpdate(update, job.threads, self._kept.get(step.device), workspace_bytes)
 
     # -- finding what a site touches --------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from planner.frontend.program import ShardedGraph, TensorLayout
 from plans.flow import Instance, Key
+from plans.optimizer import State
 from plans.workload import HOST
 from runtime.program import Program
 from runtime.regions import Region, View
@@ -20,13 +21,13 @@ class Memory:
         *,
         program: Program,
         graphs: Mapping[str, ShardedGraph],
-        state_copies: Mapping[str, int],
+        states: Mapping[str, State],
         store: HostStore,
         views: Mapping[str, View],
     ) -> None:
-        """`views`: place (devices and host) -> views of its arena."""
+        """`states`: job -> what its updates keep. `views`: place (devices and host) -> views of its arena."""
         self._graphs = graphs
-        self._state_copies = state_copies
+        self._states = states
         self._store = store
         self._views = views
         self._regions: dict[object, Region] = {}
@@ -59,7 +60,7 @@ class Memory:
                 return next(slab for slab in graph.slabs if slab.name == key.slab).entries
             case "optimizer":
                 slab = next(slab for slab in graph.slabs if slab.name == key.slab)
-                return state_layouts(slab, self._state_copies[key.job])
+                return state_layouts(slab, self._states[key.job])
             case "activations":
                 return graph.activations[key.shard].tensors
             case "activation_gradients":

@@ -280,14 +280,18 @@ class RunBackward:
 
 
 class RunUpdate:
-    """The optimizer's update of a slab, on a device's compute stream."""
+    """The optimizer's update of a slab, on a device's compute stream or by a worker of the host."""
 
-    def __init__(self, update: SlabUpdate, threads: int) -> None:
+    def __init__(self, update: SlabUpdate, threads: int, kept: KeptCells | None, workspace_bytes: int) -> None:
+        """`kept`: of the device; None: on the host."""
         self._update, self._threads = update, threads
+        self._kept, self._workspace_bytes = kept, workspace_bytes
 
     def __call__(self, stream: Stream, step: int) -> None:
         stream.run(lambda: self.apply(step), self._threads)
 
     def apply(self, step: int) -> None:
+        if self._kept is not None:
+            self._kept.work(self._workspace_bytes)
         with torch.no_grad():
             self._update.apply(step)

@@ -6,33 +6,42 @@ is no state but what lies in the slab.
 
 The gradients of a parameter come by use site, in a region for each shard that reads the slab. They add up in
 reverse graph order, in place, before the kernel (rule 14); a parameter without any is skipped (rule 15).
+
+bf16 parameters have fp32 masters beside their state, which is what is updated, a piece at a time:
+
+    gradient (bf16) -> fp32 -> kernel on master and state (fp32) -> parameter (bf16)
+
+Gradients travel and add up in bf16, as they do in the `.grad` of a plain loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from planner.frontend.program import SlabLayout
-from plans.optimizer import state_names
-from plans.workload import Target
+from plans.memory import CAST_BYTES
+from plans.optimizer import State, state_names
+from plans.workload import Precision, Target
 from runtime.regions import Region
+
+CAST_ELEMENTS = CAST_BYTES // 4
+PIECE_ELEMENTS = 64
 
 Kernel: TypeAlias = Callable[[list[Tensor], list[Tensor], list[list[Tensor]], int], None]
 """(parameters, gradients, state copies of each, training step from 0): update in place."""
 
 
-def kernel_of(optimizer: Target) -> Kernel:
+def kernel_of(optimizer: Target, precision: Precision = "fp32") -> Kernel:
     """The fused kernel of an optimizer with its arguments; defaults are torch.optim's."""
     state_names(optimizer)  # refuses what is unknown
     arguments: dict[str, Any] = dict(optimizer.arguments)
-    if optimizer.path == "SGD":
-        return _sgd(arguments)
-    return _adam(arguments, decoupled=optimizer.path == "AdamW")
+    kernel = _sgd(arguments) if optimizer.path == "SGD" else _adam(arguments, decoupled=optimizer.path == "AdamW")
+    return on_masters(kernel) if precision == "bf16" else kernel
 
 
 def _sgd(arguments: dict[str, Any]) -> Kernel:
@@ -75,6 +84,66 @@ def _adam(arguments: dict[str, Any], *, decoupled: bool) -> Kernel:
     return update
 
 
+def on_masters(kernel: Kernel) -> Kernel:
+    """The kernel for bf16 parameters and gradients, whose last state are their fp32 masters."""
+
+    def update(parameters: list[Tensor], gradients: list[Tensor], state: list[list[Tensor]], step: int) -> None:
+        *others, masters = state
+        flat = [[_flat(tensor) for tensor in each] for each in (parameters, gradients, masters, *others)]
+        sizes = [parameter.numel() for parameter in parameters]
+        room = min(CAST_ELEMENTS, sum(map(_whole, sizes)))
+        wide = torch.empty(room, dtype=torch.float32, device=parameters[0].device)
+        for pieces in pieces_of(sizes):
+            low, fresh, master, *rest = [[each[number][part] for number, part, _ in pieces] for each in flat]
+            cast = [wide[at : at + part.stop - part.start] for _, part, at in pieces]
+            torch._foreach_copy_(cast, fresh)
+            kernel(master, cast, rest, step)
+            torch._foreach_copy_(low, master)
+
+    return update
+
+
+class Piece(NamedTuple):
+    """Consecutive elements of one tensor."""
+
+    tensor: int
+    part: slice
+    at: int
+    """Where its gradient lies among those that are cast with it."""
+
+
+def pieces_of(sizes: Sequence[int]) -> Iterator[list[Piece]]:
+    """All elements of tensors of these sizes, at most CAST_ELEMENTS in a list.
+
+    Kernels work element by element, in vectors and what is left after them: pieces that begin and end at a multiple
+    of a cache line, or where the tensor does, leave each element where it was (EXACTNESS.md, rule 11).
+    """
+    pieces: list[Piece] = []
+    used = 0
+    for tensor, size in enumerate(sizes):
+        begin = 0
+        while begin < size:
+            if used == CAST_ELEMENTS:
+                yield pieces
+                pieces, used = [], 0
+            end = min(size, begin + CAST_ELEMENTS - used)
+            pieces.append(Piece(tensor, slice(begin, end), used))
+            used += _whole(end - begin)
+            begin = end
+    if pieces:
+        yield pieces
+
+
+def _whole(elements: int) -> int:
+    """Rounded up to whole cache lines of fp32, and to the alignment of slabs."""
+    return -(-elements // PIECE_ELEMENTS) * PIECE_ELEMENTS
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A dense tensor's elements in the order of its memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
 @dataclass(frozen=True, slots=True)
 class _Trained:
     """One trained parameter with its state and the places of its gradients, in the order in which they add up."""
@@ -92,7 +161,7 @@ class SlabUpdate:
         *,
         kernel: Kernel,
         slab: SlabLayout,
-        state_copies: int,
+        state: State,
         use_sites: Mapping[str, Sequence[tuple[int, str]]],
         parameters: Region,
         optimizer: Region,
@@ -100,11 +169,11 @@ class SlabUpdate:
     ) -> None:
         """`gradients`: reader shard -> the region of its accumulated gradients."""
         self._kernel = kernel
-        self._state_copies = state_copies
+        self._state = state
         self._trained = [
             _Trained(
                 parameters.laid_out(entry.name),
-                tuple(optimizer.laid_out(f"{copy}/{entry.name}") for copy in range(state_copies)),
+                tuple(optimizer.laid_out(f"{name}/{entry.name}") for name in state.names),
                 tuple((gradients[shard], site) for shard, site in use_sites[entry.name] if shard in gradients),
             )
             for entry in slab.entries
@@ -115,7 +184,7 @@ class SlabUpdate:
         """Update by the gradients that are there; `step` counts the job's training steps from 0."""
         parameters: list[Tensor] = []
         gradients: list[Tensor] = []
-        state: list[list[Tensor]] = [[] for _ in range(self._state_copies)]
+        state: list[list[Tensor]] = [[] for _ in self._state.names]
         for trained in self._trained:
             gradient = _total(trained.sites)
             if gradient is None:

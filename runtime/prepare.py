@@ -20,6 +20,7 @@ from planner.frontend.traced import TracedGraph
 from plans.errors import Finding, StalePlanError
 from plans.facts import Layout
 from plans.flow import layouts_of
+from plans.optimizer import state_of
 from plans.plan import Plan
 from plans.workload import Job
 from runtime.store import HostStore
@@ -44,7 +45,6 @@ def prepare(plan: Plan, store: HostStore) -> Prepared:
     traces: dict[object, Known] = {}
     shared: dict[tuple[str, tuple[int, ...]], ShardedGraph] = {}
     layouts = layouts_of(plan)
-    state_copies = {job.job: job.state_copies for job in plan.facts.jobs}
     for job in plan.workload.jobs:
         layout = layouts[job.name]
         batch = data[job.name].microbatch(0, 0)
@@ -60,7 +60,7 @@ def prepare(plan: Plan, store: HostStore) -> Prepared:
             found = size_drift(job.name, shared[key], layout, f"/facts/layouts/{plan.facts.layouts.index(layout)}")
         drifted += found
         if not drifted:
-            store.add(job.name, graphs[job.name], state_copies[job.name], model)
+            store.add(job.name, graphs[job.name], state_of(job.optimizer, job.precision), model)
         del model
     if drifted:
         raise StalePlanError(drifted)

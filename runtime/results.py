@@ -5,6 +5,7 @@
       plan.json                    the plan that was replayed
       losses/JOB.csv               step, loss
       weights/JOB/model.safetensors    the model's state_dict; for transformers config.json next to it
+      weights/JOB/masters.safetensors  of a job in bf16: the fp32 masters of its trained parameters
 
 It is written aside and renamed when complete, so a directory of that name is always a whole one.
 """
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import torch
 from safetensors.torch import save_file
 
 from planner.frontend.model import transformer_config
@@ -128,8 +130,13 @@ def write_weights(folder: Path, job: Job, store: HostStore) -> None:
     """The final state of a job's model, as its class loads it."""
     folder.mkdir(parents=True)
     save_file(store.state_dict(job.name), folder / "model.safetensors", metadata={"format": "pt"})
+    masters = store.masters(job.name)
+    if masters:
+        save_file(masters, folder / "masters.safetensors", metadata={"format": "pt"})
     config = transformer_config(job.model)
     if config is not None:
+        if job.precision == "bf16":
+            config.dtype = torch.bfloat16  # what from_pretrained makes the model in
         config.architectures = [job.model.path.split(":")[1]]
         config.save_pretrained(folder)
 

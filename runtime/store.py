@@ -3,6 +3,9 @@
     slab "3" of job a    parameters | w (256-aligned) | b | mask buffer |
                          optimizer  | exp_avg of w, b | exp_avg_sq of w, b |      copy k at k * trainable_bytes
 
+Where the parameters are bf16 there is a third tensor of state, their fp32 masters, and each is fp32: twice the bytes at
+twice the offsets.
+
 and next to it the host arena, where what cells save passes by (`plans.arena` has the addresses).
 """
 
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from planner.frontend.program import BuiltModel, ShardedGraph, SlabLayout, TensorLayout
 from plans.errors import RunError
+from plans.optimizer import MASTER, State
 from runtime.device import view_of
 from runtime.regions import Region, View
 
@@ -28,11 +32,17 @@ def view_on(memory: Tensor) -> View:
     return lambda address, shape, stride, dtype: view_of(memory, address, shape, stride, dtype)
 
 
-def state_layouts(slab: SlabLayout, copies: int) -> tuple[TensorLayout, ...]:
-    """Where the optimizer state of each trained parameter lies: copy k is named `k/parameter`."""
+def state_layouts(slab: SlabLayout, state: State) -> tuple[TensorLayout, ...]:
+    """Where the optimizer state of each trained parameter lies: tensors `exp_avg/parameter`, and so on."""
     return tuple(
-        replace(entry, name=f"{copy}/{entry.name}", offset_bytes=copy * slab.trainable_bytes + entry.offset_bytes)
-        for copy in range(copies)
+        replace(
+            entry,
+            name=f"{name}/{entry.name}",
+            offset_bytes=state.width * (number * slab.trainable_bytes + entry.offset_bytes),
+            size_bytes=state.width * entry.size_bytes,
+            dtype=entry.dtype if state.width == 1 else torch.float32,
+        )
+        for number, name in enumerate(state.names)
         for entry in slab.entries
         if entry.requires_grad
     )
@@ -60,20 +70,23 @@ class HostStore:
         self._saved: dict[str, SavedTensors] = {}
         self._tensors: dict[str, dict[str, Tensor]] = {}
 
-    def add(self, job: str, graph: ShardedGraph, state_copies: int, model: BuiltModel) -> None:
+    def add(self, job: str, graph: ShardedGraph, state: State, model: BuiltModel) -> None:
         """Lay out a job's slabs and fill them; the model's own tensors may be freed afterwards.
 
         Raises RunError where the model has not the tensors that the graph reads.
         """
         tensors: dict[str, Tensor] = {}
         for slab in graph.slabs:
-            state_size = state_copies * slab.trainable_bytes
+            state_size = state.copies * slab.trainable_bytes
             parameters = Region(view_on(self._allocate(slab.parameter_bytes)), 0, slab.parameter_bytes, slab.entries)
-            optimizer = Region(view_on(self._allocate(state_size)), 0, state_size, state_layouts(slab, state_copies))
+            optimizer = Region(view_on(self._allocate(state_size)), 0, state_size, state_layouts(slab, state))
             parameters.fill()
             optimizer.fill()
             for name, target in parameters.tensors.items():
                 _fill(job, name, target, model.tensors.get(name))
+            for entry in slab.entries if MASTER in state.names else ():
+                if entry.requires_grad:
+                    _fill(job, entry.name, optimizer.tensors[f"{MASTER}/{entry.name}"], model.masters.get(entry.name))
             tensors |= parameters.tensors
             self._slabs[job, slab.name] = HostSlab(parameters=parameters, optimizer=optimizer)
         self._tensors[job] = tensors
@@ -94,6 +107,20 @@ class HostStore:
             .clone(memory_format=torch.contiguous_format)
             for name, source in saved.names.items()
         }
+
+    def masters(self, job: str) -> dict[str, Tensor]:
+        """A copy of the fp32 masters of bf16 parameters, if the job has any, each once, under its first name in the
+        state_dict."""
+        first: dict[str, str] = {}
+        for name, source in self._saved[job].names.items():
+            first.setdefault(source, name)
+        masters = {}
+        for (owner, _), slab in self._slabs.items():
+            for name, tensor in slab.optimizer.tensors.items() if owner == job else ():
+                kind, _, source = name.partition("/")
+                if kind == MASTER:
+                    masters[first[source]] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        return masters
 
 
 def _fill(job: str, name: str, target: Tensor, value: Tensor | None) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from planner.frontend.program import ShardedGraph
+from plans.optimizer import state_of
 from plans.plan import Plan
 from plans.steps import engine
 from plans.workload import HOST, Cluster
@@ -102,7 +103,7 @@ def train(
         memory = Memory(
             program=program,
             graphs=graphs,
-            state_copies={job.job: job.state_copies for job in plan.facts.jobs},
+            states={name: state_of(job.optimizer, job.precision) for name, job in jobs.items()},
             store=store,
             views=views,
         )

@@ -62,6 +62,11 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
     tensors = constants | dict(named_tensors(module.model))
     return (
         BuiltModel(
+            masters={
+                each.name: module.masters[each.name]
+                for each in traced.placeholders
+                if each.trainable and each.name in module.masters
+            },
             tensors={each.name: tensors[each.name].detach() for each in traced.placeholders if each.role != "batch"},
             unread={name: tensors[name].detach() for name in traced.unread},
             saved_names=traced.saved_names,

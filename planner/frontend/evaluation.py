@@ -18,7 +18,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from planner.frontend import keyed
-from planner.frontend.modes import PLAIN, Scoped
+from planner.frontend.modes import PLAIN, TRACED_ON, Scoped
 from planner.frontend.operators import mutated_inputs
 from planner.frontend.program import CellKey
 from planner.frontend.traced import Context, Placeholder
@@ -51,9 +51,10 @@ def evaluate(graph: Graph, placeholders: Mapping[str, Placeholder]) -> Evaluatio
 def call(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a graph's node makes of arguments, under its modes."""
     context: Context = node.meta["context"]
-    target: Any = node.target if context == PLAIN else Scoped(_callable(node), context)
-    prefix = (_DRAWS, 0) if node.target in keyed.KEYED else ()
-    return target(*prefix, *args, **kwargs)
+    prefix: tuple[Any, ...] = (_DRAWS, 0) if node.target in keyed.KEYED else ()
+    if context == PLAIN:
+        return _callable(node)(*prefix, *args, **kwargs)
+    return Scoped(_callable(node), context)(torch.device(TRACED_ON), *prefix, *args, **kwargs)
 
 
 def mapped(arguments: Any, change: Callable[[Node], Any]) -> Any:

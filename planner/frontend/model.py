@@ -1,20 +1,28 @@
-"""A job's model and its loss, as one module from a batch to a scalar.
+"""A job's model and its loss, as one module from a batch to a scalar, in the job's precision.
 
 transformers:GPT2LMHeadModel          configuration values as arguments: Class(Class.config_class(**arguments))
 mylab.models:small_gpt                called with the arguments; returns a module
+
+bf16        every model is made in fp32, under its seed. Then its floating-point parameters become bf16, and so do the
+            floating-point values of a batch as they enter the forward. Buffers stay as they are: rotary frequencies and
+            running statistics lose too much in bf16.
+autocast    forward and loss run under bf16 autocast, without its cache of cast weights: each use of a weight casts it
+            and has a gradient of its own, so that a sum of gradients does not depend on where a graph is cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from planner.frontend.imports import load
+from planner.frontend.modes import TRACED_ON
 from plans.errors import WorkloadError
-from plans.workload import Job, Target, Value
+from plans.workload import Job, Precision, Target, Value
 
 MODEL = "model"
 """Name of the user's model within `Loss`; the prefix of all its parameters' names there."""
@@ -23,12 +31,27 @@ MODEL = "model"
 class Loss(nn.Module):
     """The job's training forward: from a microbatch to its loss."""
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Any] | None) -> None:
+    def __init__(self, model: nn.Module, loss: Callable[..., Any] | None, precision: Precision) -> None:
+        """Casts the model's parameters where the precision is bf16."""
         super().__init__()
         self.model = model
         self.loss = loss
+        self.precision = precision
+        self.masters = lowered(model) if precision == "bf16" else {}
+        """Parameter -> its values as they were in fp32."""
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if self.precision == "bf16":
+            batch = {name: value.bfloat16() if value.is_floating_point() else value for name, value in batch.items()}
+        with self._autocast():
+            return self._result(batch)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "autocast":
+            return torch.autocast(TRACED_ON, dtype=torch.bfloat16, cache_enabled=False)
+        return nullcontext()
+
+    def _result(self, batch: Mapping[str, Tensor]) -> Tensor:
         if self.loss is None:
             output = self.model(**batch)
             result = getattr(output, "loss", None)
@@ -39,6 +62,16 @@ class Loss(nn.Module):
         if not isinstance(result, Tensor):
             raise TypeError(f"{what} is no tensor but {type(result).__name__}")
         return result
+
+
+def lowered(model: nn.Module) -> dict[str, Tensor]:
+    """Make the model's floating-point parameters bf16, tied ones once; returns their values in fp32."""
+    masters = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            masters[name] = parameter.detach().float()
+            parameter.data = parameter.data.to(torch.bfloat16, copy=True)  # the same object: ties stay
+    return masters
 
 
 def make_model(job: Job) -> nn.Module:
@@ -65,7 +98,7 @@ def make_loss(job: Job) -> Loss:
         def function(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
             return named(model, batch, **arguments)
 
-    return Loss(make_model(job), function).train()
+    return Loss(make_model(job), function, job.precision).train()
 
 
 def transformer_config(target: Target) -> Any | None:
@@ -85,7 +118,10 @@ def _make_transformer(target: Target) -> Any:
     config = transformer_config(target)
     dtype = getattr(config, "dtype", None)
     if dtype not in (None, torch.float32, "float32"):
-        raise WorkloadError(f"model {target.path!r} asks for dtype {dtype}; a job's precision decides it (fp32)")
+        raise WorkloadError(
+            f"model {target.path!r} asks for dtype {dtype}; a job's precision decides it: "
+            'leave dtype out, and write precision = "bf16" where that is wanted'
+        )
     return factory(config)
 
 

@@ -1,36 +1,107 @@
 """Nodes under a mode of their own: no_grad and autocast regions of a model, one node at a time.
 
 torch.export keeps such a region as one operator with a graph inside; a cut has to go through it, so each of its
-nodes carries the modes that it runs under (EXACTNESS.md, rule 2).
+nodes carries the modes that it runs under (EXACTNESS.md, rule 2). Where regions nest, what export makes of them is
+wrong besides: a no_grad inside of an autocast region is lost. So the graph is taken before it makes regions:
+
+    _enter_autocast("cpu", bfloat16, True, ...)
+    linear                                          autocast
+    _set_grad_enabled(False)
+    linear_1                                        autocast, no_grad
+    ...
+
+An autocast for another device type than the CPU, where models are traced, does nothing there and is left out; what it
+does there, it does on whichever device a shard runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._export.passes import replace_autocast_with_hop_pass, replace_set_grad_with_hop_pass
+from torch.fx import Node
 
-from planner.frontend.traced import Context
+from planner.frontend.traced import Autocast, Context
 
 PLAIN = Context()
+TRACED_ON = "cpu"
+"""The device type that models are traced on (EXACTNESS.md, rule 1)."""
+
+SET_GRAD = torch._C._set_grad_enabled
+ENTER_AUTOCAST = torch.amp.autocast_mode._enter_autocast
+EXIT_AUTOCAST = torch.amp.autocast_mode._exit_autocast
+
+_REGION_PASSES = (replace_set_grad_with_hop_pass, replace_autocast_with_hop_pass)
+"""Modules of torch.export, each with its function of the same name."""
 
 
 @contextmanager
-def entered(context: Context) -> Iterator[None]:
-    """Run under a node's modes; autocast without its cache of cast weights, which a cut would split."""
+def modes_as_nodes() -> Iterator[None]:
+    """Let torch.export leave changes of modes where they are in the graph, as nodes."""
+    names = [module.__name__.rpartition(".")[2] for module in _REGION_PASSES]
+    before = [getattr(module, name) for module, name in zip(_REGION_PASSES, names, strict=True)]
+    for module, name in zip(_REGION_PASSES, names, strict=True):
+        setattr(module, name, _as_it_is)
+    try:
+        yield
+    finally:
+        for module, name, function in zip(_REGION_PASSES, names, before, strict=True):
+            setattr(module, name, function)
+
+
+def _as_it_is(*graph_and_signature: Any) -> tuple[Any, ...]:
+    return graph_and_signature
+
+
+class Modes:
+    """The modes in force, while one walks over the nodes of an exported graph."""
+
+    def __init__(self) -> None:
+        self.context = PLAIN
+        self._before: dict[Node, Autocast | None] = {}
+        """The node that entered an autocast -> what was in force before."""
+
+    def change(self, node: Node) -> bool:
+        """Whether the node changes modes; then they are changed."""
+        if node.target is SET_GRAD:
+            self.context = replace(self.context, grad=bool(node.args[0]))
+        elif node.target is ENTER_AUTOCAST:
+            device_type, dtype, enabled = node.args[:3]
+            self._before[node] = self.context.autocast
+            if device_type == TRACED_ON:
+                assert isinstance(dtype, torch.dtype)
+                self.context = replace(self.context, autocast=Autocast(dtype=dtype) if enabled else None)
+        elif node.target is EXIT_AUTOCAST:
+            (entered_at,) = node.args
+            assert isinstance(entered_at, Node)
+            self.context = replace(self.context, autocast=self._before.pop(entered_at))
+        else:
+            return False
+        return True
+
+
+@contextmanager
+def entered(context: Context, device_type: str) -> Iterator[None]:
+    """Run under a node's modes; autocast without its cache of cast weights, which a cut would split.
+
+    (The cache could not join uses of a weight here, which are leaves of their own, but it would hold on to them.)
+    """
     cast = context.autocast
     with torch.set_grad_enabled(context.grad):
         if cast is None:
             yield
         else:
-            with torch.autocast(cast.device_type, dtype=cast.dtype, enabled=cast.enabled, cache_enabled=False):
+            with torch.autocast(device_type, dtype=cast.dtype, cache_enabled=False):
                 yield
 
 
 class Scoped:
-    """A node's target, called under the node's modes; named, so that torch.fx can write code that calls it."""
+    """A node's target, called under the node's modes on the device that comes as an argument before the node's own;
+    named, so that torch.fx can write code that calls it."""
 
     __module__ = __name__
 
@@ -38,12 +109,11 @@ class Scoped:
         self.target = target
         self.context = context
         cast = context.autocast
-        modes = f"{context.grad}_{cast and (cast.device_type, cast.dtype, cast.enabled)}"
-        name = f"{getattr(target, '__module__', '')}_{target}_{modes}"
+        name = f"{getattr(target, '__module__', '')}_{target}_{context.grad}_{cast and cast.dtype}"
         self.__name__ = "scoped_" + "".join(letter if letter.isalnum() else "_" for letter in name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with entered(self.context):
+    def __call__(self, device: torch.device, /, *args: Any, **kwargs: Any) -> Any:
+        with entered(self.context, device.type):
             return self.target(*args, **kwargs)
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """From what torch.export makes to a graph that can be cut: a list of passes over one torch.fx graph.
 
-    flatten         tied weights get one placeholder; no_grad and autocast regions become per-node contexts
+    flatten         tied weights get one placeholder; changes of no_grad and autocast become per-node contexts
     functionalize   in-place operators that nobody else can see become functional ones
     key_randomness  random nodes draw from keyed generators
     evaluate        fake values, and each value's requires_grad in the uncut graph
@@ -12,7 +12,6 @@ EXACTNESS.md, rules 2, 3, 5 and 10.
 
 from __future__ import annotations
 
-import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -21,12 +20,11 @@ from typing import Any
 
 import torch
 from torch._ops import HigherOrderOperator, OpOverload
-from torch.fx import Graph, GraphModule, Node
-from torch.fx.node import map_arg
+from torch.fx import Graph, Node
 
 from planner.frontend import keyed
 from planner.frontend.evaluation import Evaluation, evaluate, mapped
-from planner.frontend.modes import PLAIN
+from planner.frontend.modes import Modes, entered
 from planner.frontend.operators import (
     argument,
     base_name,
@@ -35,23 +33,19 @@ from planner.frontend.operators import (
     generator_form,
     mutated_inputs,
 )
-from planner.frontend.traced import Autocast, Context, Placeholder, Source
+from planner.frontend.traced import Context, Placeholder, Source
 from plans.errors import TraceError
 
-SET_GRAD = "wrap_with_set_grad_enabled"
-AUTOCAST = "wrap_with_autocast"
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
-def normalize(
-    graph: Graph, module: torch.nn.Module, placeholders: Mapping[str, Placeholder], prefix: str
-) -> tuple[Graph, Evaluation]:
+def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str) -> tuple[Graph, Evaluation]:
     """The normalised graph of an exported one, evaluated.
 
     `placeholders` describes each placeholder node of `graph` by the node's name; tied ones share their
     description, whose `node` is the one to keep. `prefix` is left out of module paths.
     """
-    flat = _Flattening(module, placeholders, prefix).run(graph)
+    flat = _Flattening(placeholders, prefix).run(graph)
     refuse_updates(flat, placeholders)
     functionalize(flat, placeholders)
     key_randomness(flat)
@@ -68,8 +62,7 @@ def normalize(
 
 
 class _Flattening:
-    def __init__(self, module: torch.nn.Module, placeholders: Mapping[str, Placeholder], prefix: str) -> None:
-        self.module = module
+    def __init__(self, placeholders: Mapping[str, Placeholder], prefix: str) -> None:
         self.placeholders = placeholders
         self.prefix = prefix
         self.graph = Graph()
@@ -82,31 +75,22 @@ class _Flattening:
                 made.meta["val"] = node.meta["val"]
                 here[node] = made
         by_name = {node.name: made for node, made in here.items()}
+        modes = Modes()
         for node in graph.nodes:
-            if node.op == "placeholder" and node not in here:
+            if node.op == "placeholder":
                 here[node] = by_name[self.placeholders[node.name].node]
-        (loss,) = self.inline(graph, self.module, here, PLAIN)
-        self.graph.output((loss,))
+            elif node.op == "output":
+                (loss,) = node.args[0]
+                self.graph.output((here[loss],))
+            elif node.op == "get_attr":
+                continue  # the body of an operator that is refused where it is called
+            elif node.op != "call_function":
+                raise TraceError(f"the exported graph holds a {node.op} node, {node.name}: it cannot be cut")
+            elif not modes.change(node):
+                here[node] = self.copy(node, here, modes.context)
         return self.graph
 
-    def inline(self, graph: Graph, owner: torch.nn.Module, here: dict[Node, Any], context: Context) -> tuple[Any, ...]:
-        """Copy the graph's nodes behind those made so far; returns what stands for its outputs."""
-        for node in graph.nodes:
-            if node.op == "call_function":
-                here[node] = self.copy(node, owner, here, context)
-            elif node.op == "output":
-                results: tuple[Any, ...] = map_arg(node.args[0], lambda each: here[each])
-                return tuple(results)
-            elif node.op not in ("placeholder", "get_attr"):
-                raise TraceError(f"the exported graph holds a {node.op} node, {node.name}: it cannot be cut")
-        raise AssertionError("a graph without an output")
-
-    def copy(self, node: Node, owner: torch.nn.Module, here: dict[Node, Any], context: Context) -> Any:
-        name = getattr(node.target, "__name__", "")
-        if name in (SET_GRAD, AUTOCAST):
-            return self.region(node, owner, here, context)
-        if node.target is operator.getitem and isinstance(here[_node(node.args[0])], tuple):
-            return here[_node(node.args[0])][node.args[1]]
+    def copy(self, node: Node, here: dict[Node, Any], context: Context) -> Any:
         if isinstance(node.target, HigherOrderOperator):
             raise TraceError(f"{where(self.source(node))}: the operator {node.target} cannot be cut: avoid it")
         made = self.graph.node_copy(node, lambda each: here[each])
@@ -114,25 +98,6 @@ class _Flattening:
             made.target = torch.ops.aten.detach.default
         made.meta = {"val": node.meta.get("val"), "source": self.source(node), "context": context}
         return made
-
-    def region(self, node: Node, owner: torch.nn.Module, here: dict[Node, Any], context: Context) -> tuple[Any, ...]:
-        if getattr(node.target, "__name__", "") == SET_GRAD:
-            enabled, body, *arguments = node.args
-            inner = replace(context, grad=bool(enabled))
-        else:
-            device_type, dtype, enabled, _, body, *arguments = node.args
-            assert isinstance(dtype, torch.dtype | None)
-            cast = Autocast(
-                device_type=str(device_type),
-                dtype=dtype or torch.get_autocast_dtype(str(device_type)),
-                enabled=bool(enabled),
-            )
-            inner = replace(context, autocast=cast if cast.enabled or context.autocast else None)
-        module = owner.get_submodule(str(_node(body).target))
-        assert isinstance(module, GraphModule)
-        inputs = [each for each in module.graph.nodes if each.op == "placeholder"]
-        given = [here[each] if isinstance(each, Node) else each for each in arguments]
-        return self.inline(module.graph, module, dict(zip(inputs, given, strict=True)), inner)
 
     def source(self, node: Node) -> Source:
         path = ""
@@ -147,11 +112,6 @@ def where(source: Source) -> str:
     """`module transformer.h.3.attn (modeling_gpt2.py:300)` for messages."""
     module = f"module {source.module}" if source.module else "the model"
     return f"{module} ({source.location})" if source.location else module
-
-
-def _node(value: object) -> Node:
-    assert isinstance(value, Node)
-    return value
 
 
 # -- in-place operators -------------------------------------------------------------------------------
@@ -222,7 +182,7 @@ def _same_form(functional: OpOverload, node: Node) -> bool:
     """Whether the functional operator makes shape, strides and dtype of the value that the in-place one writes to."""
     args, kwargs = mapped((node.args, node.kwargs), lambda each: each.meta["val"])
     written = args[0]
-    with written.fake_mode, torch.no_grad():
+    with written.fake_mode, entered(replace(node.meta["context"], grad=False), written.device.type):
         made = functional(*args, **kwargs)
     return bool(
         (made.shape, made.stride(), made.dtype, made.device)

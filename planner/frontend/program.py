@@ -13,7 +13,7 @@ A bundle is the unit of one arena region: tensors at fixed offsets, each with it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -153,3 +153,5 @@ class BuiltModel:
     """Persistent state that the graph does not read; saved with the final weights."""
     saved_names: Mapping[str, str]
     """state_dict name -> name in `tensors` or `unread`; tied names map to one tensor."""
+    masters: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of a job with bf16 parameters: trainable parameter -> its initial value in fp32."""

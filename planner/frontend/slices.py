@@ -219,7 +219,7 @@ def _code(
             args = (draws, slot, *args)
             slot += 1
         if node.meta["context"] != PLAIN:
-            target = Scoped(target, node.meta["context"])
+            target, args = Scoped(target, node.meta["context"]), (device, *args)
         made[node.name] = graph.create_node("call_function", target, args, dict(kwargs), name=f"v{number}")
     graph.output(tuple(made[name] for name in outputs))
     return Code(graph)

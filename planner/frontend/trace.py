@@ -29,11 +29,12 @@ from torch.utils._pytree import tree_flatten
 from planner.frontend.cuts import cut_positions, recomputed_nodes
 from planner.frontend.evaluation import mapped
 from planner.frontend.model import MODEL, Loss, make_loss
+from planner.frontend.modes import modes_as_nodes
 from planner.frontend.normalize import normalize
 from planner.frontend.operators import base_name
 from planner.frontend.traced import Placeholder, Role, TracedGraph
 from plans.errors import HydraplanError, TraceError
-from plans.workload import Job
+from plans.workload import Job, Precision
 
 PREFIX = MODEL + "."
 ROLES: dict[InputKind, Role] = {
@@ -102,7 +103,7 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
         example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
     try:
-        with _quiet(), mode:
+        with _quiet(), mode, modes_as_nodes():
             return torch.export.export(module, (example,), strict=False)
     except Exception as error:  # the user's own code under torch.export: anything may come out of it
         raise _trace_error(job, module, error) from error
@@ -112,7 +113,7 @@ def traced_module(job: Job, module: Loss, program: ExportedProgram) -> TracedGra
     """Normalise an exported loss; `module` is the (fake or real) model that it was exported from."""
     described = _describe(module, program)
     try:
-        graph, evaluation = normalize(program.graph, program.graph_module, described, MODEL)
+        graph, evaluation = normalize(program.graph, described, MODEL)
     except TraceError as error:
         raise TraceError(f"job {job.name}: {error}") from None
     nodes = tuple(node for node in graph.nodes if node.op == "call_function")
@@ -124,7 +125,8 @@ def traced_module(job: Job, module: Loss, program: ExportedProgram) -> TracedGra
     read = {each.name for each in placeholders}
     saved = {name: canonical[name] for name in module.model.state_dict(keep_vars=True)}
     return TracedGraph(
-        digest=_digest(graph, placeholders),
+        digest=_digest(graph, placeholders, job.precision),
+        precision=job.precision,
         graph=graph,
         placeholders=placeholders,
         nodes=nodes,
@@ -198,10 +200,10 @@ def _batch_names(program: ExportedProgram) -> list[str]:
 # -- digest -------------------------------------------------------------------------------------------
 
 
-def _digest(graph: Graph, placeholders: tuple[Placeholder, ...]) -> str:
+def _digest(graph: Graph, placeholders: tuple[Placeholder, ...], precision: Precision) -> str:
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     described = {each.node: each for each in placeholders}
-    lines = []
+    lines: list[str] = [precision]
     for node in graph.nodes:
         if node.op == "placeholder":
             each = described[node.name]

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from plans.workload import Precision
+
 Role: TypeAlias = Literal["parameter", "buffer", "constant", "batch"]
 
 
@@ -40,11 +42,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Autocast:
-    """An autocast region that a node lies in; its cache is off, so that a cut changes nothing."""
+    """An autocast region that a node lies in, for the device that the node runs on; its cache is off, so that a cut
+    changes nothing."""
 
-    device_type: str
     dtype: torch.dtype
-    enabled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,9 @@ class Placeholder:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedGraph:
     digest: str
-    """sha256 of the normalised graph: operators, arguments, shapes, strides, placeholders."""
+    """sha256 of the normalised graph: operators, arguments, shapes, strides, placeholders; and the precision."""
+    precision: Precision
+    """Of the jobs that the graph is of."""
     graph: Graph
     placeholders: tuple[Placeholder, ...]
     """In graph order; only those that the loss depends on."""

@@ -190,7 +190,7 @@ def test_every_mistake_at_once() -> None:
         ('budget = "11GiB"', 'budget = "11GiB"\nbacking = "tpu"', "cluster.devices[0].backing", "cuda:N"),
         ("[[jobs]]", "[job]", "jobs", "[[jobs]]"),
         ("[cluster]", "[clutser]", "clutser", "did you mean 'cluster'?"),
-        ("microbatches = 4", "precision = 'bf16'", "jobs[0].precision", '"fp32"'),
+        ("microbatches = 4", "precision = 'fp64'", "jobs[0].precision", '"autocast"'),
         ("microbatches = 4", "seed = -1", "jobs[0].seed", "whole number from 0"),
     ],
 )

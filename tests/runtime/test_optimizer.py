@@ -6,14 +6,17 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.chain import bundle
 
 from planner.frontend.program import SlabLayout
 from plans.errors import WorkloadError
-from plans.optimizer import state_names
-from plans.workload import Target
+from plans.optimizer import state_of
+from plans.workload import Precision, Target
+from runtime import optimizer as module
 from runtime.cpu import pages
-from runtime.optimizer import SlabUpdate, kernel_of
+from runtime.optimizer import SlabUpdate, kernel_of, pieces_of
 from runtime.regions import Region, store
 from runtime.store import state_layouts, view_on
 
@@ -28,9 +31,10 @@ def optimizer(name: str, **arguments: object) -> Target:
 class Slab:
     """One slab that two shards read, with gradients by use site."""
 
-    def __init__(self, target: Target) -> None:
-        copies = len(state_names(target))
-        trained = bundle(SHAPES, trained=True)
+    def __init__(self, target: Target, precision: Precision = "fp32") -> None:
+        kept = state_of(target, precision)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        trained = bundle(SHAPES, trained=True, dtype=dtype)
         layout = SlabLayout(
             name="0+1",
             readers=(0, 1),
@@ -40,16 +44,18 @@ class Slab:
         )
         self.parameters = self.region(trained.size_bytes, layout.entries)
         self.parameters.fill()
-        state = copies * trained.size_bytes
-        self.state = self.region(state, state_layouts(layout, copies))
+        size = kept.copies * trained.size_bytes
+        self.state = self.region(size, state_layouts(layout, kept))
         self.gradients: dict[int, Region] = {}
         for shard in (0, 1):
-            sites = bundle({name: SHAPES[p] for p, uses in SITES.items() for s, name in uses if s == shard})
+            sites = bundle(
+                {name: SHAPES[p] for p, uses in SITES.items() for s, name in uses if s == shard}, dtype=dtype
+            )
             self.gradients[shard] = self.region(sites.size_bytes, sites.tensors)
         self.update = SlabUpdate(
-            kernel=kernel_of(target),
+            kernel=kernel_of(target, precision),
             slab=layout,
-            state_copies=copies,
+            state=kept,
             use_sites=SITES,
             parameters=self.parameters,
             optimizer=self.state,
@@ -106,6 +112,49 @@ def test_bits_of_torch_optim(target: Target) -> None:
             slab.update.apply(step)
         for name, value in expected.items():
             assert torch.equal(slab.parameters.tensors[name], value.detach()), name
+
+
+@pytest.mark.parametrize("target", OPTIMIZERS, ids=lambda target: f"{target.path} {dict(target.arguments)}")
+def test_bits_of_torch_optim_on_fp32_masters(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAST_ELEMENTS", 192)  # the largest parameter goes in several pieces
+    torch.manual_seed(0)
+    slab = Slab(target, "bf16")
+    masters = {name: torch.randn(shape).requires_grad_() for name, shape in SHAPES.items()}
+    for name, value in masters.items():
+        slab.parameters.tensors[name].copy_(value.detach())
+        slab.state.laid_out(f"master/{name}").copy_(value.detach())
+    reference = getattr(torch.optim, target.path)(masters.values(), **dict(target.arguments), fused=True)
+    for step in range(4):
+        gradients = {name: torch.randn(SHAPES[p]).bfloat16() for p, uses in SITES.items() for _, name in uses}
+        del gradients["c"]
+        slab.fill(gradients)
+        for name, value in masters.items():
+            parts = [gradients[site] for _, site in SITES[name] if site in gradients]
+            value.grad = sum(parts[1:], parts[0].clone()).float() if parts else None
+        reference.step()
+        with torch.no_grad():
+            slab.update.apply(step)
+        for name, value in masters.items():
+            assert torch.equal(slab.state.laid_out(f"master/{name}"), value.detach()), name
+            assert torch.equal(slab.parameters.tensors[name], value.detach().bfloat16()), name
+
+
+@given(sizes=st.lists(st.integers(0, 700), max_size=6), most=st.integers(1, 4))
+def test_pieces_hold_every_element_once_within_the_room(sizes: list[int], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CAST_ELEMENTS", most * module.PIECE_ELEMENTS)
+        lists = list(pieces_of(sizes))
+    covered: dict[int, int] = dict.fromkeys(range(len(sizes)), 0)
+    for pieces in lists:
+        used = 0
+        for tensor, part, at in pieces:
+            assert part.start == covered[tensor]
+            assert part.start % module.PIECE_ELEMENTS == 0
+            assert at == used
+            covered[tensor] = part.stop
+            used = at + -(-(part.stop - part.start) // module.PIECE_ELEMENTS) * module.PIECE_ELEMENTS
+        assert used <= most * module.PIECE_ELEMENTS
+    assert list(covered.values()) == sizes
 
 
 def test_a_slab_without_any_gradient_is_left_alone() -> None:

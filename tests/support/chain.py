@@ -203,18 +203,18 @@ def slab_of(parameter: str, last: int) -> str:
     return f"0+{last}" if parameter == "embed" else parameter.split(".")[1]
 
 
-def bundle(named: dict[str, tuple[int, ...]], *, trained: bool = False) -> Bundle:
-    """Dense float32 tensors, one after another."""
+def bundle(named: dict[str, tuple[int, ...]], *, trained: bool = False, dtype: torch.dtype = torch.float32) -> Bundle:
+    """Dense tensors, one after another."""
     tensors, offset = [], 0
     for name, shape in named.items():
         stride = torch.empty(shape).stride()
-        size = align(4 * max(1, torch.Size(shape).numel()))
+        size = align(dtype.itemsize * max(1, torch.Size(shape).numel()))
         tensors.append(
             TensorLayout(
                 name=name,
                 shape=shape,
                 stride=stride,
-                dtype=torch.float32,
+                dtype=dtype,
                 offset_bytes=offset,
                 size_bytes=size,
                 requires_grad=trained,

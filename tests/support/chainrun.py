@@ -9,7 +9,7 @@ from support.chain import Chain, Numbers, built_chain, chain_graph, chain_layout
 from support.toyplan import PROFILE, toy_cluster, toy_plan, toy_workload
 
 from plans.flow import trace
-from plans.optimizer import state_names
+from plans.optimizer import state_of
 from plans.plan import Plan
 from plans.workload import Target
 from runtime.cpu import CpuBacking
@@ -48,7 +48,7 @@ class ChainJobs:
             each.name: chain_graph(LAYERS, job.batch_size // microbatches, dropout) for each in workload.jobs
         }
         self.layout = chain_layout(self.graphs[job.name], PROFILE)
-        self.state_copies = len(state_names(job.optimizer))
+        self.state = state_of(job.optimizer, job.precision)
         self.dropout = dropout
 
     def model(self, number: int = 0) -> Chain:
@@ -58,11 +58,11 @@ class ChainJobs:
     def store(self) -> HostStore:
         store = HostStore(CpuBacking().host_memory)
         for number, job in enumerate(self.workload.jobs):
-            store.add(job.name, self.graphs[job.name], self.state_copies, built_chain(self.model(number)))
+            store.add(job.name, self.graphs[job.name], self.state, built_chain(self.model(number)))
         return store
 
     def plan(self, **more: object) -> Plan:
-        plan = toy_plan(self.workload, self.layout, state_copies=self.state_copies, **more)
+        plan = toy_plan(self.workload, self.layout, state_copies=self.state.copies, **more)
         assert trace(plan).problems == ()
         return plan
 

@@ -102,6 +102,7 @@ def jobs() -> dict[str, Job]:
         "bert": job_of("transformers:BertForMaskedLM", BERT, name="bert"),
         "skips": job_of("support.models:Skips", {}, name="skips", loss=loss),
         "recurrent": job_of("support.models:Recurrent", {}, name="recurrent", loss=loss),
+        "cast": job_of("support.models:Cast", {}, name="cast", loss=loss),
         "adversarial": job_of("support.models:Adversarial", {}, name="adversarial", loss=loss),
     }
 
@@ -208,6 +209,29 @@ class Noted(nn.Module):
             seen = torch.nn.functional.scaled_dot_product_attention(query, key, mixed, bias * (number + 1))
             value = value + seen.transpose(1, 2).flatten(2)
         return value
+
+
+class Cast(nn.Module):
+    """Autocast around no_grad and around a region without it, and a weight that is cast at each of its many uses."""
+
+    def __init__(self, width: int = 16, depth: int = 3) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(TOKENS, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.shared = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        value = self.embed(tokens)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            for layer in self.layers:
+                with torch.no_grad():
+                    gate = torch.sigmoid(self.shared(value))
+                value = torch.tanh(layer(value)) * gate + self.shared(value)
+                with torch.autocast("cpu", enabled=False):
+                    value = value.float() + self.shared(value.float())
+                with torch.autocast("cuda", enabled=False):
+                    value = self.shared(value)  # bf16 all the same: there is no CUDA here
+            return value.float()
 
 
 class Recurrent(nn.Module):

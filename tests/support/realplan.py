@@ -15,7 +15,7 @@ from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
 from plans.digests import facts_digest
 from plans.facts import CellTimes, Layout, ShardFacts, SlabFacts
-from plans.optimizer import state_names
+from plans.optimizer import state_of
 from plans.plan import Plan
 from plans.workload import Job, Target, Workload
 
@@ -103,7 +103,7 @@ def real_plan(jobs: Sequence[Job], *, cuts: Sequence[int] | None = None, shards:
     layout = layout_of(shard(traced, chosen), "real")
     cluster = toy_cluster(2, budget_bytes=1 << 28, bytes_per_s=10**9)
     workload = Workload(cluster=cluster, jobs=tuple(jobs))
-    plan = toy_plan(workload, layout, state_copies=len(state_names(jobs[0].optimizer)), **more)  # type: ignore[arg-type]
+    plan = toy_plan(workload, layout, state_copies=state_of(jobs[0].optimizer, jobs[0].precision).copies, **more)  # type: ignore[arg-type]
     (graph,) = plan.facts.graphs
     graph = replace(graph, digest=traced.digest, nodes=len(traced.nodes), cut_positions=tuple(traced.cut_positions))
     facts = replace(plan.facts, graphs=(graph,))

@@ -24,7 +24,7 @@ from planner.frontend.traced import TracedGraph
 from plans.check import check
 from plans.digests import decisions_digest, facts_digest, lists_digest
 from plans.facts import Facts, JobFacts
-from plans.optimizer import state_names
+from plans.optimizer import state_of
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement, Plan, Predictions, SolverRecord
 from plans.simulate import predict
 from plans.workload import Cluster, Device, Job, Link, Profile, Target, Value, Workload
@@ -123,7 +123,7 @@ def facts_of(job: Job, graph: TracedGraph, cuts: tuple[int, ...]) -> Facts:
     return Facts(
         graphs=(graph_facts(graph, "graph"),),
         layouts=(layout_facts(graph, "graph", cuts, (PROFILE,)),),
-        jobs=(JobFacts(job=job.name, graph="graph", state_copies=len(state_names(job.optimizer))),),
+        jobs=(JobFacts(job=job.name, graph="graph", state_copies=state_of(job.optimizer, job.precision).copies),),
     )
 
 

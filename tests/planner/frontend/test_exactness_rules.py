@@ -15,7 +15,7 @@ from support.replay import Trained, plain_loop, replay_of, same_bits
 from torch import Tensor
 from torch.fx import Node
 
-from planner.frontend import cell, cuts, keyed, normalize, slices, trace
+from planner.frontend import cell, cuts, keyed, modes, normalize, slices, trace
 from planner.frontend.build import build
 from planner.frontend.program import BackwardResult, BuiltModel
 from planner.frontend.traced import TracedGraph
@@ -79,7 +79,7 @@ def survivors(run: Callable[[int], Trained], expected: Trained, draws: int = DRA
 
 
 def test_with_all_rules_every_draw_survives() -> None:
-    for name in ("adversarial", "skips", "recurrent"):
+    for name in ("adversarial", "skips", "recurrent", "cast"):
         assert survivors(lambda seed, name=name: trained(name, seed), plain(name)) == DRAWS
 
 
@@ -95,6 +95,18 @@ def test_rule_2_untied_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = plain_loop(job, STEPS)
     assert same_bits(run(tied), expected)
     assert not same_bits(run(untied), expected)
+
+
+def test_rule_2_no_grad_lost_within_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch.export loses it where it makes regions of both."""
+    real = modes.Modes.change
+
+    def change(self: modes.Modes, node: Node) -> bool:
+        return (node.target is modes.SET_GRAD and self.context.autocast is not None) or real(self, node)
+
+    monkeypatch.setattr(modes.Modes, "change", change)
+    job = all_jobs()["cast"]
+    assert survivors(lambda seed: trained("cast", seed, model=build(job, batch_for(job))), plain("cast"), draws=2) == 0
 
 
 def test_rule_3_cuts_within_the_life_of_written_memory(monkeypatch: pytest.MonkeyPatch) -> None:
