@@ -21,7 +21,7 @@ from plans.plan import Phase
 from plans.workload import Cluster, Job, Precision
 from runtime import optimizer, prepare
 
-DRAWN_PLANS = 12
+DRAWN_PLANS = 8
 
 
 def drawn(job: Job, facts: Facts, where: Cluster, random: Random, coverage: Coverage | None = None) -> Phase:
