@@ -5,12 +5,15 @@ time as far as the derivation goes. Measure (`hydraplan profile`) where times ma
 
     peak        float32 without tensor cores, from the vendor's data sheet of the card (boost clock).
                 Training in plain fp32 uses nothing faster: torch leaves TF32 off for matrix products.
+    bf16        dense bf16 on tensor cores that add up in float32, from the same data sheet; cards before Ampere
+                have none, and are taken to be as fast as in float32
     memory      bandwidth of the data sheet
     bus         PCI Express generation of the card, 16 lanes (8 on none of these)
 
 and from them
 
     flops_per_s         75 % of peak: what cuBLAS SGEMM usually reaches for matrices of 1,024 and more
+    bf16_flops_per_s    60 % of bf16: tensor cores wait for memory sooner
     bytes_per_s         80 % of memory bandwidth: what STREAM-like kernels usually reach
     node_ns             5 us for Python, dispatch and launch of an eager operator
     copy_bytes_per_s    12 GB/s for PCIe 3.0 x16, 25 GB/s for 4.0, 50 GB/s for 5.0: pinned copies,
@@ -32,10 +35,11 @@ COPY_RATE = {3: 12 * GIGA, 4: 25 * GIGA, 5: 50 * GIGA}
 """PCI Express generation -> bytes per second of a pinned copy over 16 lanes."""
 
 
-def _gpu(name: str, peak_tera: float, memory_giga: float, generation: int) -> Profile:
+def _gpu(name: str, peak_tera: float, bf16_tera: float | None, memory_giga: float, generation: int) -> Profile:
     return Profile(
         name=name,
         flops_per_s=round(0.75 * peak_tera * TERA),
+        bf16_flops_per_s=None if bf16_tera is None else round(0.60 * bf16_tera * TERA),
         bytes_per_s=round(0.80 * memory_giga * GIGA),
         node_ns=EAGER_NODE_NS,
         copy_bytes_per_s=COPY_RATE[generation],
@@ -44,18 +48,18 @@ def _gpu(name: str, peak_tera: float, memory_giga: float, generation: int) -> Pr
 
 
 _PROFILES = (
-    _gpu("rtx-2080-ti", 13.45, 616, 3),
-    _gpu("rtx-3090", 35.6, 936, 4),
-    _gpu("rtx-4090", 82.6, 1008, 4),
-    _gpu("rtx-a6000", 38.7, 768, 4),
-    _gpu("t4", 8.1, 320, 3),
-    _gpu("l4", 30.3, 300, 4),
-    _gpu("v100", 15.7, 900, 3),
-    _gpu("a10", 31.2, 600, 4),
-    _gpu("a100-40gb", 19.5, 1555, 4),
-    _gpu("a100-80gb", 19.5, 2039, 4),
-    _gpu("h100", 67.0, 3350, 5),
-    _gpu("h200", 67.0, 4800, 5),
+    _gpu("rtx-2080-ti", 13.45, None, 616, 3),
+    _gpu("rtx-3090", 35.6, 71.0, 936, 4),
+    _gpu("rtx-4090", 82.6, 165.2, 1008, 4),
+    _gpu("rtx-a6000", 38.7, 154.8, 768, 4),
+    _gpu("t4", 8.1, None, 320, 3),
+    _gpu("l4", 30.3, 121.0, 300, 4),
+    _gpu("v100", 15.7, None, 900, 3),
+    _gpu("a10", 31.2, 125.0, 600, 4),
+    _gpu("a100-40gb", 19.5, 312.0, 1555, 4),
+    _gpu("a100-80gb", 19.5, 312.0, 2039, 4),
+    _gpu("h100", 67.0, 989.4, 3350, 5),
+    _gpu("h200", 67.0, 989.4, 4800, 5),
     Profile(
         name="server-cpu",
         flops_per_s=60 * GIGA,

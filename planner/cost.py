@@ -1,6 +1,7 @@
 """What operators cost: work counted from shapes alone, and the time it takes on a profile.
 
-    time = flops / flops_per_s + traffic_bytes / bytes_per_s + functions / functions_per_s + operators * node_ns
+    time = flops / flops_per_s + bf16_flops / bf16_flops_per_s
+         + traffic_bytes / bytes_per_s + functions / functions_per_s + operators * node_ns
 
 a roofline whose parts add up instead of hiding behind one another: on one CPU core that is what was
 measured, operator by operator (matrix products of inner dimension 64 run at 80 % of the large ones' rate, as
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -72,7 +74,9 @@ class Work:
     """What a piece of a graph asks of a processor; adds up over operators."""
 
     flops: float = 0.0
-    """Of matrix products and convolutions, multiply and add counted as two."""
+    """Of matrix products and convolutions in fp32 (all but bf16), multiply and add counted as two."""
+    bf16_flops: float = 0.0
+    """The same in bf16."""
     traffic_bytes: float = 0.0
     """Read or written, weighted by `TRAFFIC_FACTOR`."""
     functions: float = 0.0
@@ -83,6 +87,7 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(
             flops=self.flops + other.flops,
+            bf16_flops=self.bf16_flops + other.bf16_flops,
             traffic_bytes=self.traffic_bytes + other.traffic_bytes,
             functions=self.functions + other.functions,
             operators=self.operators + other.operators,
@@ -92,6 +97,7 @@ class Work:
 def seconds(work: Work, profile: Profile) -> float:
     """Predicted time of some work on one processor."""
     total = work.flops / profile.flops_per_s + work.traffic_bytes / profile.bytes_per_s
+    total += work.bf16_flops / (profile.bf16_flops_per_s or profile.flops_per_s)
     if profile.functions_per_s is not None:
         total += work.functions / profile.functions_per_s
     return total + work.operators * profile.node_ns / 1e9
@@ -146,7 +152,14 @@ def operator_work(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], r
         formula: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
         if formula is not None:
             flops = float(formula(*args, **kwargs, out_val=result))
-    return Work(flops=flops, traffic_bytes=traffic * TRAFFIC_FACTOR.get(name, 1.0), functions=functions, operators=1)
+    in_bf16 = outputs[0].dtype == torch.bfloat16  # products give what they are given
+    return Work(
+        flops=0.0 if in_bf16 else flops,
+        bf16_flops=flops if in_bf16 else 0.0,
+        traffic_bytes=traffic * TRAFFIC_FACTOR.get(name, 1.0),
+        functions=functions,
+        operators=1,
+    )
 
 
 def _scores(inputs: list[Tensor], *, backward: bool) -> tuple[int, int]:

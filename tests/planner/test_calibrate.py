@@ -22,6 +22,8 @@ def test_measures_every_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.get_num_threads() == before
     assert profile.name == "here"
     assert profile.functions_per_s is not None
+    assert profile.bf16_flops_per_s is not None
+    assert profile.bf16_flops_per_s > 10**7
     for rate in (profile.flops_per_s, profile.bytes_per_s, profile.copy_bytes_per_s, profile.update_bytes_per_s):
         assert rate > 10**7
     assert 100 < profile.node_ns < 10**7
@@ -62,6 +64,15 @@ def test_refuses_what_is_no_profile(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(WorkloadError, match=message):
         read_profile(path)
+
+
+def test_a_file_from_before_bf16_was_measured_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    write_profile(profiles()["a10"], path)
+    content = json.loads(path.read_text())
+    del content["bf16_flops_per_s"]
+    path.write_text(json.dumps(content))
+    assert read_profile(path) == replace(profiles()["a10"], bf16_flops_per_s=None)
 
 
 def test_names_what_is_missing(tmp_path: Path) -> None:

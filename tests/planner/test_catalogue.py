@@ -17,4 +17,5 @@ def test_figures_keep_their_order() -> None:
     assert known["t4"].flops_per_s < known["rtx-2080-ti"].flops_per_s < known["h100"].flops_per_s
     for profile in known.values():
         assert profile.copy_bytes_per_s < profile.bytes_per_s
+        assert profile.bf16_flops_per_s is None or profile.bf16_flops_per_s > profile.flops_per_s
         assert (profile.functions_per_s is None) == (profile.name != "server-cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,6 +75,20 @@ def test_fake_tensors_count_as_real_ones(dropout: float) -> None:
                 torch.autograd.grad(torch.log_softmax(result, -1).sum(), weight)
             works.append(count.work)
     assert works[0] == works[1]
+
+
+def test_products_in_bf16_count_by_their_dtype() -> None:
+    value, weight = torch.ones(4, 8), torch.ones(8, 16, requires_grad=True)
+    with CountWork() as count, torch.autocast("cpu", dtype=torch.bfloat16):
+        result = value @ weight
+        (result.float() @ torch.ones(16, 2)).sum()
+    assert count.work.bf16_flops == 2 * (4 * 8 * 16 + 4 * 16 * 2)
+    assert count.work.flops == 0
+    with CountWork() as count:
+        torch.autograd.grad(result.float().sum(), weight)
+    assert (count.work.flops, count.work.bf16_flops) == (0, 2 * 4 * 8 * 16)
+    assert duration_us(Work(bf16_flops=6.0), PROFILE) == 6
+    assert duration_us(Work(bf16_flops=6.0), replace(PROFILE, bf16_flops_per_s=3_000_000)) == 2
 
 
 def test_parts_add_up_to_a_duration() -> None:
