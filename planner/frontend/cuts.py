@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from planner.frontend import keyed
-from planner.frontend.evaluation import Evaluation
+from planner.frontend.evaluation import Evaluation, tensors_in
 from planner.frontend.normalize import mutated_inputs_of
 from planner.frontend.operators import MATRIX_PRODUCTS, base_name
 from planner.frontend.traced import Placeholder
@@ -110,7 +110,7 @@ def _is_cheap_input(node: Node, placeholders: Mapping[str, Placeholder]) -> bool
 
 def _bytes(node: Node) -> int:
     value = node.meta["val"]
-    return sum(_tensor_bytes(each) for each in (value if isinstance(value, tuple) else (value,)))
+    return sum(_tensor_bytes(each) for each in tensors_in(value))
 
 
 def _tensor_bytes(value: Tensor) -> int:

@@ -1,6 +1,7 @@
 """From what torch.export makes to a graph that can be cut: a list of passes over one torch.fx graph.
 
-    flatten         tied weights get one placeholder; changes of no_grad and autocast become per-node contexts
+    flatten         tied weights get one placeholder; changes of no_grad and autocast become per-node contexts;
+                    custom autograd functions become callable targets
     functionalize   in-place operators that nobody else can see become functional ones
     key_randomness  random nodes draw from keyed generators
     evaluate        fake values, and each value's requires_grad in the uncut graph
@@ -22,7 +23,7 @@ import torch
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, Node
 
-from planner.frontend import keyed
+from planner.frontend import functions, keyed
 from planner.frontend.evaluation import Evaluation, evaluate, mapped
 from planner.frontend.modes import Modes, entered
 from planner.frontend.operators import (
@@ -33,6 +34,7 @@ from planner.frontend.operators import (
     generator_form,
     mutated_inputs,
 )
+from planner.frontend.refusals import because
 from planner.frontend.traced import Context, Placeholder, Source
 from plans.errors import TraceError
 
@@ -91,13 +93,21 @@ class _Flattening:
         return self.graph
 
     def copy(self, node: Node, here: dict[Node, Any], context: Context) -> Any:
-        if isinstance(node.target, HigherOrderOperator):
+        if isinstance(node.target, HigherOrderOperator) and node.target is not functions.MARK:
             raise TraceError(f"{where(self.source(node))}: the operator {node.target} cannot be cut: avoid it")
         made = self.graph.node_copy(node, lambda each: here[each])
+        if node.target is functions.MARK:
+            made.target = self.applied(node)
         if made.target is torch.ops.aten.detach_.default:
             made.target = torch.ops.aten.detach.default
         made.meta = {"val": node.meta.get("val"), "source": self.source(node), "context": context}
         return made
+
+    def applied(self, node: Node) -> functions.Applied:
+        try:
+            return functions.applied(node)
+        except Exception as error:  # the user's own backward runs here: anything may come out of it
+            raise TraceError(f"{where(self.source(node))}: {because(error)}") from error
 
     def source(self, node: Node) -> Source:
         path = ""

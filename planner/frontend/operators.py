@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,27 @@ _RUNNING_STATISTICS = {
 }
 """Operators that update running statistics without saying so: (mean, variance, whether training)."""
 
-_RECURRENT_DROPOUT = {"lstm": ("dropout", "train"), "gru": ("dropout", "train"), "rnn_tanh": ("dropout", "train"),
-                      "rnn_relu": ("dropout", "train")}  # fmt: skip
+_SWITCHES = {
+    "scaled_dot_product_attention": ("dropout_p", None),
+    "lstm": ("dropout", "train"),
+    "gru": ("dropout", "train"),
+    "rnn_tanh": ("dropout", "train"),
+    "rnn_relu": ("dropout", "train"),
+    "dropout": ("p", "train"),
+    "dropout_": ("p", "train"),
+    "alpha_dropout": ("p", "train"),
+    "alpha_dropout_": ("p", "train"),
+    "feature_dropout": ("p", "train"),
+    "feature_dropout_": ("p", "train"),
+    "feature_alpha_dropout": ("p", "train"),
+    "feature_alpha_dropout_": ("p", "train"),
+    "native_dropout": ("p", "train"),
+    "rrelu": (None, "training"),
+    "rrelu_": (None, "training"),
+    "rrelu_with_noise": (None, "training"),
+    "rrelu_with_noise_": (None, "training"),
+}
+"""What makes an operator draw: the names of its probability and of its training flag, each where it has one."""
 
 
 def base_name(node: Node) -> str:
@@ -41,11 +60,16 @@ def base_name(node: Node) -> str:
 def argument(node: Node, name: str) -> Any:
     """An operator node's argument by its schema name, its default where it is not given."""
     assert isinstance(node.target, OpOverload)
-    if name in node.kwargs:
-        return node.kwargs[name]
-    for position, declared in enumerate(node.target._schema.arguments):
+    return given(node.target, node.args, node.kwargs, name)
+
+
+def given(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    """Among an operator's arguments the one of a schema name, its default where it is not given."""
+    if name in kwargs:
+        return kwargs[name]
+    for position, declared in enumerate(target._schema.arguments):
         if declared.name == name:
-            return node.args[position] if position < len(node.args) else declared.default_value
+            return args[position] if position < len(args) else declared.default_value
     raise KeyError(name)
 
 
@@ -61,15 +85,19 @@ def mutated_inputs(node: Node) -> Iterator[Node]:
         mean, variance, training = _RUNNING_STATISTICS[target]
         if node.args[training]:
             yield from (each for each in (node.args[mean], node.args[variance]) if isinstance(each, Node))
-    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
+    if isinstance(target, OpOverload):
+        yield from (each for each in written_arguments(target, node.args, node.kwargs) if isinstance(each, Node))
+
+
+def written_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """Among an operator's arguments those that its schema says it writes to."""
+    if not target._schema.is_mutable:
         return
     for position, declared in enumerate(target._schema.arguments):
         if declared.alias_info is None or not declared.alias_info.is_write:
             continue
-        given = node.kwargs.get(declared.name, node.args[position] if position < len(node.args) else None)
-        for each in given if isinstance(given, list | tuple) else (given,):
-            if isinstance(each, Node):
-                yield each
+        value = kwargs.get(declared.name, args[position] if position < len(args) else None)
+        yield from (each for each in (value if isinstance(value, list | tuple) else (value,)) if each is not None)
 
 
 def functional_form(target: object) -> OpOverload | None:
@@ -98,18 +126,17 @@ def _overloads(packet: OpOverloadPacket) -> list[str]:
 
 def draws_random_numbers(node: Node) -> bool:
     """Whether what the node makes is random (a dropout of probability 0 is not)."""
-    target = node.target
-    if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+    return isinstance(node.target, OpOverload) and is_random(node.target, node.args, node.kwargs)
+
+
+def is_random(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operator draws random numbers with these arguments."""
+    if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
-    name = base_name(node)
-    if name == "scaled_dot_product_attention":
-        return float(argument(node, "dropout_p")) > 0
-    if name in _RECURRENT_DROPOUT:
-        probability, training = _RECURRENT_DROPOUT[name]
-        return bool(argument(node, training)) and float(argument(node, probability)) > 0
-    if name in ("dropout", "dropout_", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"):
-        return bool(argument(node, "train")) and float(argument(node, "p")) > 0
-    return True
+    probability, training = _SWITCHES.get(target._schema.name.split("::")[-1], (None, None))
+    if training is not None and not given(target, args, kwargs, training):
+        return False
+    return probability is None or float(given(target, args, kwargs, probability)) > 0
 
 
 def generator_form(target: OpOverload) -> OpOverload | None:

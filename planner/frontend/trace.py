@@ -28,10 +28,12 @@ from torch.utils._pytree import tree_flatten
 
 from planner.frontend.cuts import cut_positions, recomputed_nodes
 from planner.frontend.evaluation import mapped
+from planner.frontend.functions import recorded
 from planner.frontend.model import MODEL, Loss, make_loss
 from planner.frontend.modes import modes_as_nodes
 from planner.frontend.normalize import normalize
 from planner.frontend.operators import base_name
+from planner.frontend.refusals import because
 from planner.frontend.traced import Placeholder, Role, TracedGraph
 from plans.errors import HydraplanError, TraceError
 from plans.workload import Job, Precision
@@ -98,12 +100,13 @@ def _quiet() -> Iterator[None]:
 def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgram:
     """torch.export of the loss in training mode, for one microbatch's shapes."""
     _check_batch(job, batch)
+    _check_hooks(job, module)
     mode = _fake_mode(module) or FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
         example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
     try:
-        with _quiet(), mode, modes_as_nodes():
+        with _quiet(), mode, modes_as_nodes(), recorded():
             return torch.export.export(module, (example,), strict=False)
     except Exception as error:  # the user's own code under torch.export: anything may come out of it
         raise _trace_error(job, module, error) from error
@@ -254,6 +257,15 @@ def _check_batch(job: Job, batch: Mapping[str, Tensor]) -> None:
             )
 
 
+def _check_hooks(job: Job, module: Loss) -> None:
+    for name, parameter in module.model.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise TraceError(
+                f"job {job.name}: parameter {name!r} has a hook on its gradient, which no graph holds: "
+                "use a torch.autograd.Function in the forward"
+            )
+
+
 def _check_loss(job: Job, results: list[Node]) -> None:
     value = results[0].meta["val"] if results else None
     if not isinstance(value, Tensor) or value.numel() != 1 or not results[0].meta["requires_grad"]:
@@ -268,32 +280,15 @@ def _trace_error(job: Job, module: nn.Module, error: Exception) -> TraceError:
     paths = {id(each): path for path, each in module.named_modules()}
     stopped, location = "", ""
     for frame, line in _frames(error):
-        if not _is_users(frame):
-            continue
-        location = f"{frame.f_code.co_filename}:{line}"
         owner = frame.f_locals.get("self")
         if id(owner) in paths and isinstance(owner, nn.Module):
             stopped = paths[id(owner)].removeprefix(MODEL).removeprefix(".")
-    reason = str(error).strip().split("\n")[0][:300]
+        if _is_users(frame):
+            location = f"{frame.f_code.co_filename}:{line}"
     return TraceError(
         f"job {job.name}: tracing stopped in {f'module {stopped!r}' if stopped else 'the model'} at "
-        f"{location or 'an unknown line'}: {type(error).__name__}: {reason}; {_remedy(error)}"
+        f"{location or 'an unknown line'}: {because(error)}"
     )
-
-
-def _remedy(error: Exception) -> str:
-    kind = type(error).__name__
-    if "DataDependent" in kind or "DynamicOutputShape" in kind or "data-dependent" in str(error).lower():
-        return (
-            "the line depends on values of tensors (`if` on a tensor, .item(), nonzero, boolean indexing): "
-            "use torch.where or masks, or move it into the data set"
-        )
-    if isinstance(error, TypeError):
-        return (
-            "check that the data set's keys are the arguments of the model's forward, and hold its labels; "
-            "a model that returns no loss needs the job's `loss`"
-        )
-    return "the forward has to run under torch.export(strict=False) with the shapes of one microbatch"
 
 
 def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
