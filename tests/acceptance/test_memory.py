@@ -6,17 +6,21 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support.models import GPT2
-from support.whole import cluster, whole_job
+from support.toyplan import toy_phase
+from support.whole import cluster, facts_of, plan_of, traced, whole_job
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from planner import SolverOptions, plan
-from plans.workload import Workload
+from plans.plan import Placement
+from plans.workload import Precision, Target, Workload
 from runtime import execute
 
 
@@ -64,11 +68,13 @@ class LiveStorages(TorchDispatchMode):
             self.live -= size
 
 
-def test_parameters_of_four_budgets_train_within_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
+def test_parameters_of_four_budgets_train_within_one(precision: Precision, tmp_path: Path) -> None:
     wide = GPT2 | {"n_layer": 8, "n_embd": 192}
-    parameter_bytes = 4 * (8 * 12 * 192 * 192)
+    parameter_bytes = (2 if precision == "bf16" else 4) * (8 * 12 * 192 * 192)
     where = cluster(1, budget_bytes=parameter_bytes // 4)
     job = whole_job("transformers:GPT2LMHeadModel", wide, name="wide", steps=3, batch_size=2, microbatches=2)
+    job = replace(job, precision=precision)
     made = plan(Workload(cluster=where, jobs=(job,)), solver=SolverOptions(effort=20_000))
     assert sum(slab.parameter_bytes for slab in made.facts.layouts[0].slabs) >= 4 * where.devices[0].budget_bytes
     counters: dict[str, LiveStorages] = {}
@@ -88,3 +94,31 @@ def test_parameters_of_four_budgets_train_within_one(tmp_path: Path) -> None:
     assert predicted.arena_bytes + counter.peak <= predicted.peak_bytes <= device.budget_bytes
     assert counter.peak <= predicted.workspace_bytes + predicted.kept_bytes
     assert used.kept_bytes <= predicted.kept_bytes
+
+
+def test_gradients_that_updates_on_a_device_cast_are_counted(tmp_path: Path) -> None:
+    """All of a small slab's at once; without counting them, a plan's workspace would be that of its cells."""
+    where = cluster(1)
+    job = whole_job("support.models:Skips", {"width": 64}, name="low", batch_size=1, precision="bf16")
+    job = replace(
+        job, data=Target(path="support.whole:rows", arguments=(("length", 2), ("target", True), ("width", 64)))
+    )
+    graph = traced(job)
+    facts = facts_of(job, graph, ())
+    (layout,) = facts.layouts
+    (slab,), (shard,) = layout.slabs, layout.shards
+    placement = Placement(job="low", device=where.devices[0].name, steps=job.steps, device_updates=(slab.name,))
+    made = plan_of(job, facts, [toy_phase({"low": layout}, [job], [placement], repeat=job.steps)], where)
+    counters: dict[str, LiveStorages] = {}
+
+    def counted(device: str) -> AbstractContextManager[object]:
+        counters[device] = LiveStorages()
+        return counters[device]
+
+    done = execute(made, tmp_path / "run", compute_context=counted)
+    assert not done.failed
+    (counter,), (predicted,) = counters.values(), made.predictions.devices
+    of_cells = max(shard.forward_workspace_bytes, shard.recompute_workspace_bytes)
+    assert of_cells < counter.peak <= predicted.workspace_bytes == 2 * slab.trainable_bytes
+    assert predicted.arena_bytes + counter.peak <= predicted.peak_bytes
+    assert done.devices[0].peak_bytes <= predicted.peak_bytes

@@ -7,11 +7,32 @@ from dataclasses import replace
 from support.toyplan import toy_layout, toy_phase, toy_plan, toy_workload
 
 from plans.arena import allocate
+from plans.check import check
 from plans.flow import trace
-from plans.memory import device_memory
+from plans.memory import CAST_BYTES, device_memory
 from plans.plan import Placement
+from plans.workload import Precision
 
 KEPT = 1_000_000
+
+
+def test_an_update_on_a_device_casts_bf16_gradients_a_part_at_a_time() -> None:
+    """fp32 ones of the whole slab, up to a limit; the host's updates and those in fp32 take nothing on a device."""
+    placement = Placement(job="a", device="cpu0", steps=4, device_updates=("0", "1"))
+    on_host = Placement(job="a", device="cpu0", steps=4)
+
+    def workspace_bytes(precision: Precision, slab_bytes: int, where: Placement = placement) -> int:
+        workload = toy_workload(1)
+        workload = replace(workload, jobs=(replace(workload.jobs[0], precision=precision),))
+        layout = toy_layout(2, slab_bytes=slab_bytes, tied=False)
+        plan = toy_plan(workload, layout, [where], state_copies=6 if precision == "bf16" else 2)
+        assert check(plan) == ()
+        return plan.predictions.devices[0].workspace_bytes
+
+    of_cells = workspace_bytes("fp32", 1 << 20)
+    assert workspace_bytes("bf16", 1 << 20, on_host) == of_cells
+    assert workspace_bytes("bf16", 1 << 20) == 2 << 20 > of_cells
+    assert workspace_bytes("bf16", 4 << 20) == CAST_BYTES < 8 << 20
 
 
 def test_a_peak_is_taken_per_phase() -> None:

@@ -47,10 +47,10 @@ PROFILE = Profile(
 class Rows:
     """Random token rows; with `target`, what a regression fits."""
 
-    def __init__(self, length: int, target: bool) -> None:
+    def __init__(self, length: int, target: bool, width: int) -> None:
         generator = torch.Generator().manual_seed(11)
         self.tokens = torch.randint(0, TOKENS, (32, length), generator=generator)
-        self.target = torch.randn(32, length, 16, generator=generator) if target else None
+        self.target = torch.randn(32, length, width, generator=generator) if target else None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -61,8 +61,8 @@ class Rows:
         return {"input_ids": self.tokens[index], "labels": self.tokens[index].clone()}
 
 
-def rows(length: int = 12, target: bool = False) -> Rows:
-    return Rows(length, target)
+def rows(length: int = 12, target: bool = False, width: int = 16) -> Rows:
+    return Rows(length, target, width)
 
 
 def whole_job(path: str, arguments: dict[str, Value], *, name: str, steps: int = 3, **more: object) -> Job:
