@@ -24,6 +24,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, Node
 
 from planner.frontend import functions, keyed
+from planner.frontend.dtypes import mixed_types
 from planner.frontend.evaluation import Evaluation, evaluate, mapped
 from planner.frontend.modes import Modes, entered
 from planner.frontend.operators import (
@@ -34,7 +35,7 @@ from planner.frontend.operators import (
     generator_form,
     mutated_inputs,
 )
-from planner.frontend.refusals import because
+from planner.frontend.refusals import CONVERT, because
 from planner.frontend.traced import Context, Placeholder, Source
 from plans.errors import TraceError
 
@@ -54,6 +55,7 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     evaluation = evaluate(flat, placeholders)
     merge_same(evaluation)
     sweep(flat, evaluation)
+    refuse_mixed_types(flat)
     for number, node in enumerate(each for each in flat.nodes if each.op == "call_function"):
         if node.target in keyed.KEYED:
             node.meta["draw"] = number
@@ -144,6 +146,14 @@ def update_error(node: Node, written: Placeholder) -> TraceError:
         "updates what it reads cannot be cut yet: use layers without running statistics "
         "(LayerNorm, GroupNorm, track_running_stats=False), or write to a copy"
     )
+
+
+def refuse_mixed_types(graph: Graph) -> None:
+    """TraceError where an operator would refuse, when it runs, what the model gives to it."""
+    for node in graph.nodes:
+        mixed = mixed_types(node) if node.op == "call_function" else None
+        if mixed is not None:
+            raise TraceError(f"{where(node.meta['source'])}: {mixed}, and takes only one type: {CONVERT}")
 
 
 def functionalize(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+CONVERT = (
+    "convert one of them there (value.to(other.dtype)); in a job of precision bf16, parameters and batches are bf16 "
+    'and buffers stay as they are made; precision = "autocast" converts what matrix products take'
+)
+"""What to do about mixed types."""
+
 
 class UntraceableError(Exception):
     """Something that no graph of ours can hold, and what to do about it."""
@@ -30,6 +36,8 @@ def _remedy(error: Exception) -> str:
             "the line depends on values of tensors (`if` on a tensor, .item(), nonzero, boolean indexing): "
             "use torch.where or masks, or move it into the data set"
         )
+    if any(words in str(error) for words in ("dtype", "scalar type", "should be the same")):
+        return CONVERT
     if isinstance(error, TypeError):
         return (
             "check that the data set's keys are the arguments of the model's forward, and hold its labels; "

@@ -19,7 +19,7 @@ from planner.frontend.operators import mutated_inputs
 from planner.frontend.trace import trace
 from planner.frontend.traced import Context, TracedGraph, makes_tensor
 from plans.errors import TraceError, WorkloadError
-from plans.workload import Job, Value
+from plans.workload import Job, Precision, Value
 
 LOSS = "support.models:squared_error"
 
@@ -86,6 +86,34 @@ class Regions(nn.Module):
             with torch.autocast("cpu", enabled=False):
                 high = self.layer(bent)
         return high / (1 + scale) + low.float()
+
+
+class Mixed(nn.Module):
+    """What fake tensors let pass and real ones do not, once its parameters are bf16, or under autocast."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.embed = nn.Embedding(48, 16)
+        self.layer = nn.Linear(16, 16)
+        self.norm = nn.LayerNorm(16)
+        self.mix = nn.Conv1d(8, 8, 1)
+        self.register_buffer("positions", torch.linspace(0, 1, 16))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        value = self.embed(tokens) + self.get_buffer("positions")
+        match self.kind:
+            case "linear":
+                return self.layer(value)
+            case "layer_norm":
+                return self.norm(value)
+            case "conv1d":
+                return self.mix(value)
+            case "index_put_":
+                canvas = torch.zeros(2, 8, 16)
+                canvas[torch.arange(2)] = self.layer(value.to(self.layer.weight.dtype))
+                return canvas
+        return self.layer(self.norm(value.to(self.norm.weight.dtype)))
 
 
 class Frozen(nn.Module):
@@ -202,6 +230,23 @@ def test_regions_become_modes_of_single_nodes() -> None:
     assert graph.requires_grad[tanh.name]
     low = [node for node in graph.nodes if contexts[node.name].autocast is not None]
     assert [str(node.target) for node in low] == ["aten.linear.default"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "says"),
+    [
+        ("linear", "bf16", "module layer .*: linear gets values of float32 and bfloat16"),
+        ("layer_norm", "bf16", "module norm .*: layer_norm gets values of float32 and bfloat16"),
+        ("conv1d", "bf16", "Input type .float. and bias type .c10::BFloat16. should be the same"),
+        ("index_put_", "autocast", r"test_trace.py:\d+.: index_put_? gets values of float32 and bfloat16"),
+    ],
+)
+def test_types_that_operators_refuse_are_refused_while_planning(kind: str, precision: Precision, says: str) -> None:
+    with pytest.raises(TraceError, match=says) as caught:
+        traced(replace(mine("Mixed", kind=kind), precision=precision))
+    assert "convert one of them there (value.to(other.dtype)); in a job of precision bf16" in str(caught.value)
+    traced(replace(mine("Mixed", kind=kind), precision="fp32"))
+    traced(replace(mine("Mixed", kind="none"), precision=precision))
 
 
 @pytest.mark.parametrize("kind", ["rand", "normal_", "multinomial"])
