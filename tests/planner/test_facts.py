@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.models import batch_for, gpt2, jobs
 
 from planner import facts
 from planner.catalogue import profiles
 from planner.facts import graph_facts, layout_facts
+from planner.frontend.model import make_loss
 from planner.frontend.sharded import shard
 from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
+from planner.liveness import CountLiveBytes
 from planner.shard_costs import ShardCost, measure
 from planner.shard_forms import ShardForms
+from plans.workload import Precision
 
 PROFILES = (profiles()["server-cpu"], profiles()["t4"])
 
@@ -76,6 +81,17 @@ def test_graph_counts_a_tied_tensor_twice_while_it_is_built(traced: TracedGraph)
     assert graph.construction_bytes >= graph.parameter_bytes + embedding
     assert graph.nodes == len(traced.nodes) and graph.cut_positions == traced.cut_positions
     assert graph.digest == traced.digest
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_construction_is_no_more_than_was_planned(precision: Precision) -> None:
+    """A model in bf16 is made in fp32, and its masters are there until they lie in the store."""
+    job = replace(gpt2(n_layer=4), precision=precision)
+    graph = graph_facts(trace(job, batch_for(job)), "g")
+    with CountLiveBytes() as counted:
+        module = make_loss(job)
+    assert bool(module.masters) == (precision == "bf16")
+    assert 0.9 * graph.construction_bytes < counted.peak_bytes <= graph.construction_bytes
 
 
 def test_a_value_that_skips_over_shards_collects_its_gradient() -> None:
