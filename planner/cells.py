@@ -1,6 +1,7 @@
 """Groups in order -> the program of a device: what each cell needs, makes and frees, and when.
 
-Values live from the cell that makes them to their last reader; slabs are loaded for every group that reads
+Values live from the cell that makes them to their last reader, which is a forward where nothing upstream of it is
+trained; slabs are loaded for every group that reads
 them, unless resident; accumulators live until they are spilled or used up by an update on the device.
 """
 
@@ -104,13 +105,11 @@ class Builder:
                         view.forward_us(group.shard),
                     )
                 )
-        if group.backward:
-            for slab in view.layout.shards[group.shard].slabs:
-                facts = view.slabs[slab]
-                if facts.trainable_bytes and slab in view.on_device and view.last_group[slab] == group.shard:
-                    self.updates[group.job, group.step, slab] = len(self.cells)
-                    update = Update(device=self.device, job=view.name, slab=slab, step=group.step)
-                    self.cells.append(Cell(update, view.update_us(slab, host=False)))
+        for slab in view.layout.shards[group.shard].slabs:
+            if slab in view.on_device and view.last_group[slab] == (group.shard, group.backward):
+                self.updates[group.job, group.step, slab] = len(self.cells)
+                update = Update(device=self.device, job=view.name, slab=slab, step=group.step)
+                self.cells.append(Cell(update, view.update_us(slab, host=False)))
         self.ends.append(len(self.cells) - 1)
 
     # -- values: activations, their gradients, batches, accumulators --------------------------------
@@ -129,7 +128,7 @@ class Builder:
         if group.backward:
             for slab, size in view.layout.shards[group.shard].gradient_bytes:
                 self._accumulators(position, view, group, slab, size)
-            self._bare_updates(view, group)
+        self._bare_updates(view, group)
 
     def _cell(self, group: Group, shard: int, backward: bool, microbatch: int) -> int:
         return self.at[group.job, group.step, shard, backward, microbatch]
@@ -148,10 +147,15 @@ class Builder:
             self.cells[made].spills.append(Transfer(save, out, size))
             self._live(made, made, size)
             return
-        last_forward = self._cell(group, view.first_readers[group.shard], False, microbatch)
-        first_back = self._cell(group, view.first_readers[group.shard], True, microbatch)
-        last_back = self._cell(group, view.last_readers[group.shard], True, microbatch)
-        turn = len(view.layout.shards) - 1 - view.first_readers[group.shard]
+        last_forward = self._cell(group, view.last_forward[group.shard], False, microbatch)
+        if group.shard not in view.backward_readers:
+            self.cells[last_forward].frees += size
+            self._live(made, last_forward, size)
+            return
+        first_reader, last_reader = view.backward_readers[group.shard]
+        first_back = self._cell(group, first_reader, True, microbatch)
+        last_back = self._cell(group, last_reader, True, microbatch)
+        turn = len(view.layout.shards) - 1 - first_reader
         if not self.offload or turn < OFFLOAD_DISTANCE:
             self.cells[last_back].frees += size
             self._live(made, last_back, size)
@@ -169,7 +173,7 @@ class Builder:
             if view.first_gradient[producer] == group.shard:
                 size = align(view.layout.shards[producer].activation_gradient_bytes)
                 made = self._cell(group, group.shard, True, microbatch)
-                last = self._cell(group, producer, True, microbatch)
+                last = self._cell(group, view.last_gradient[producer], True, microbatch)
                 self.cells[made].makes += size
                 self.cells[last].frees += size
                 self._live(made, last, size)
@@ -178,7 +182,7 @@ class Builder:
         size = view.layout.shards[group.shard].batch_bytes
         if size:
             first = self._cell(group, group.shard, False, microbatch)
-            last = self._cell(group, group.shard, True, microbatch)
+            last = self._cell(group, group.shard, view.has_backward(group.shard), microbatch)
             fetch = FetchBatch(
                 device=self.device, job=view.name, shard=group.shard, microbatch=microbatch, step=group.step
             )
@@ -230,9 +234,9 @@ class Builder:
         for slab in view.layout.shards[group.shard].slabs:
             facts = view.slabs[slab]
             graded = any(slab in view.gradients[reader] for reader in facts.readers)
-            last_read = view.last_group[slab] == group.shard
+            last_read = view.last_group[slab] == (group.shard, group.backward)
             if facts.trainable_bytes and not graded and last_read and slab not in view.on_device:
-                last = self._cell(group, group.shard, True, view.microbatches - 1)
+                last = self._cell(group, group.shard, group.backward, view.microbatches - 1)
                 self.cells[last].updates.append(Token(view.name, group.step, f"update {slab}"))
 
     # -- slabs --------------------------------------------------------------------------------------
@@ -245,7 +249,7 @@ class Builder:
             last = self._cell(group, group.shard, group.backward, view.microbatches - 1)
             for slab in view.layout.shards[group.shard].slabs:
                 end = last
-                if group.backward and view.last_group[slab] == group.shard:
+                if view.last_group[slab] == (group.shard, group.backward):
                     end = self.updates.get((group.job, group.step, slab), last)
                 spans[group.job, group.step][slab].append((first, end))
         for (job, step), uses in spans.items():
@@ -262,7 +266,7 @@ class Builder:
         before = token._replace(step=step - 1)
         first = spans[0][0]
         self.cells[first].refreshed.append(before)
-        size = view.bytes_of(slab, "parameters")
+        size = view.changed_bytes(slab, "parameters")
         load = Load(device=self.device, job=view.name, slab=slab)
         copy = Transfer(load, ceil_us(size, view.load_rate), 0, first, first, after=before)
         self.refreshes[before] = copy
@@ -306,13 +310,12 @@ class Builder:
         return Token(view.name, step - 1, f"spill {slab} {what}" if slab in view.on_device else f"update {slab}")
 
     def _write_back(self, view: JobView, step: int, slab: str, what: SlabContent, update: int) -> None:
-        size = view.bytes_of(slab, what)
         spill = Spill(device=self.device, job=view.name, slab=slab, what=what)
         self.cells[update].spills.append(
             Transfer(
                 spill,
-                ceil_us(size, view.spill_rate),
-                align(size),
+                ceil_us(view.changed_bytes(slab, what), view.spill_rate),
+                align(view.bytes_of(slab, what)),
                 done=Token(view.name, step, f"spill {slab} {what}"),
                 slab=SlabKey(view.name, slab, what),
             )

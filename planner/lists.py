@@ -89,6 +89,12 @@ def contradictions(workload: Workload, layouts: Mapping[str, Layout], decisions:
                     yield _finding(
                         f"{at}/keep", f"{placement.job} has no shard {shard}", f"its shards are 0 to {len(shards) - 1}"
                     )
+                elif not layout.shards[shard].has_backward:
+                    yield _finding(
+                        f"{at}/keep",
+                        f"shard {shard} of {placement.job} has no backward to keep activations for",
+                        "take it out",
+                    )
     for job in workload.jobs:
         if planned[job.name] != job.steps:
             yield _finding(

@@ -2,11 +2,12 @@
 
                        memory                            time per step
     streamed           -                                 load 2 x, spill gradients, update on the host
-    resident           parameters                        load 1 x (refresh), spill gradients, update on the host
+    resident           parameters                        load what changed, spill gradients, update on the host
     resident, state    parameters and optimizer state    update on the device, no transfers
-    streamed, state    -                                 load 2 x and state, spill both, update on the device
+    streamed, state    -                                 load 2 x and state, spill what changed, update on the device
     keep               kept activations                  one forward less
 
+A shard of frozen parameters with nothing trained upstream has no backward: it is loaded 1 x, and nothing is kept.
 Where the values of all microbatches exceed the budget beside one streamed shard and the next, activations make a
 trip to the host in every option.
 
@@ -160,32 +161,36 @@ class Pricer:
         forward.load += shard.batch_bytes * count
         for slab in shard.slabs:
             parameters, state = view.bytes_of(slab, "parameters"), view.bytes_of(slab, "optimizer")
-            final = view.last_group[slab] == number
+            changed = view.changed_bytes(slab, "parameters")
+            final = view.last_group[slab][0] == number
             if slab not in view.resident:
                 forward.load += parameters
-                backward.load += parameters if number != self.shards[-1] else 0
+                backward.load += parameters if self.loads_again(number) else 0
                 if final and view.state_on_device(slab):
                     backward.load += state
-                    backward.spill += parameters + state
+                    backward.spill += changed + state
             elif final and view.slabs[slab].trainable_bytes and slab not in view.on_device:
-                forward.load += parameters
+                forward.load += changed
             if final and slab in view.on_device:
                 backward.compute += view.update_us(slab, host=False)
         backward.spill += sum(size for slab, size in shard.gradient_bytes if slab not in view.on_device)
 
     def _border_us(self, view: JobView) -> int:
-        """From the last backward of a step to the first forward of the next."""
+        """From the last backward of a step to the next forward of its shard, beyond the forwards that come before."""
+        last = next((shard for shard in self.shards if view.has_backward(shard)), 0)
         total = 0
-        for slab in self.layout.shards[0].slabs:
+        for slab in self.layout.shards[last].slabs:
             if not view.slabs[slab].trainable_bytes:
                 continue
-            load = ceil_us(view.bytes_of(slab, "parameters"), view.load_rate)
+            resident = slab in view.resident
+            moved = view.changed_bytes(slab, "parameters") if resident else view.bytes_of(slab, "parameters")
+            load = ceil_us(moved, view.load_rate)
             if slab not in view.on_device:
-                gradient = view.gradients[0].get(slab, 0)
+                gradient = view.gradients[last].get(slab, 0)
                 total += ceil_us(gradient, view.spill_rate) + view.update_us(slab, host=True) + load
-            elif slab not in view.resident:
-                total += ceil_us(view.bytes_of(slab, "parameters"), view.spill_rate) + load
-        return total
+            elif not resident:
+                total += ceil_us(view.changed_bytes(slab, "parameters"), view.spill_rate) + load
+        return max(0, total - sum(view.forward_us(shard) for shard in range(last)) * self.job.microbatches)
 
     def _window_bytes(self, view: JobView) -> int:
         """The largest workspace, and the streamed slabs and accumulators of any two neighbouring shards."""
@@ -199,7 +204,9 @@ class Pricer:
                 if slab not in view.resident and view.state_on_device(slab)
             )
             streamed.append(size)
-            if number in view.keep:
+            if not shard.has_backward:
+                workspace = max(workspace, shard.forward_workspace_bytes)
+            elif number in view.keep:
                 workspace = max(workspace, shard.keep_workspace_bytes, shard.backward_workspace_bytes)
             else:
                 workspace = max(workspace, shard.forward_workspace_bytes, shard.recompute_workspace_bytes)
@@ -207,23 +214,27 @@ class Pricer:
         pairs = [one + two for one, two in pairwise(streamed)]
         return workspace + max(pairs, default=streamed[0])
 
+    def loads_again(self, shard: int) -> bool:
+        """Whether a shard's backward loads what is streamed once more: all but the one that turns round."""
+        return shard != self.shards[-1] and self.plain.has_backward(shard)
+
     # -- which slabs and shards ---------------------------------------------------------------------
 
     def by_saving(self) -> list[str]:
         """Slabs by the loads that residency saves per byte, then from the first shard on."""
-        last = self.shards[-1]
 
-        def key(name: str) -> tuple[int, tuple[int, ...], str]:
-            readers = self.plain.slabs[name].readers
-            loads = 2 * len(readers) - (1 if last in readers else 0)
-            return (-loads, readers, name)
+        def key(name: str) -> tuple[float, tuple[int, ...], str]:
+            slab = self.plain.slabs[name]
+            loads = len(slab.readers) + sum(self.loads_again(reader) for reader in slab.readers)
+            refresh = slab.updated_bytes / max(1, slab.parameter_bytes)
+            return (refresh - loads, slab.readers, name)
 
         return sorted((slab.name for slab in self.layout.slabs), key=key)
 
     def by_keeping(self) -> list[int]:
-        """Shards by the forward time that a kept byte saves, then from the last shard on."""
+        """Shards that have a backward by the forward time that a kept byte saves, then from the last shard on."""
         return sorted(
-            self.shards,
+            (shard for shard in self.shards if self.plain.has_backward(shard)),
             key=lambda shard: (
                 -self.plain.forward_us(shard) / max(1, self.layout.shards[shard].kept_bytes),
                 -shard,

@@ -1,7 +1,7 @@
 """The order of one device's compute engine: whole groups of cells, of one job after another or merged.
 
 A job's training step is a chain of *groups*: all microbatches of the step through one shard (breadth
-first), forwards up, backwards down, so that one load serves them all:
+first), forwards up, backwards down (of those shards that have one), so that one load serves them all:
 
     F0 F0 F1 F1 F2 F2 B2 B2 u2 B1 B1 u1 B0 B0 u0        two microbatches; u: update on the device
 """
@@ -37,34 +37,35 @@ class Weight:
 
 
 def weight_of(view: JobView, shard: int, backward: bool) -> Weight:
-    """Estimate: streamed slabs are loaded for every group but the one that turns round."""
+    """Estimate: streamed slabs are loaded for every group but the one that turns round, and what an update on the
+    host changed of residents is loaded again."""
     last = len(view.layout.shards) - 1
     moved = 0
     for slab in view.layout.shards[shard].slabs:
         turning = backward and shard == last
         if slab not in view.resident:
             moved += 0 if turning else view.bytes_of(slab, "parameters")
-            if backward and view.state_on_device(slab) and view.last_group[slab] == shard:
+            if view.state_on_device(slab) and view.last_group[slab] == (shard, backward):
                 moved += view.bytes_of(slab, "optimizer")
         elif not backward and slab not in view.on_device and view.slabs[slab].readers[0] == shard:
-            moved += view.bytes_of(slab, "parameters")
+            moved += view.changed_bytes(slab, "parameters")
     compute = (view.backward_us(shard) if backward else view.forward_us(shard)) * view.microbatches
-    if backward:
-        compute += sum(
-            view.update_us(slab, host=False)
-            for slab in view.layout.shards[shard].slabs
-            if slab in view.on_device and view.last_group[slab] == shard
-        )
+    compute += sum(
+        view.update_us(slab, host=False)
+        for slab in view.layout.shards[shard].slabs
+        if slab in view.on_device and view.last_group[slab] == (shard, backward)
+    )
     return Weight(compute, ceil_us(moved, view.load_rate))
 
 
 def chain(view: JobView, number: int, steps: int) -> list[Group]:
     shards = range(len(view.layout.shards))
+    back = [shard for shard in reversed(shards) if view.has_backward(shard)]
     return [
         Group(number, step, shard, backward)
         for step in range(steps)
         for backward in (False, True)
-        for shard in (reversed(shards) if backward else shards)
+        for shard in (back if backward else shards)
     ]
 
 

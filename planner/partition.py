@@ -8,9 +8,10 @@ recomputed, with loads and spills hidden behind compute where they fit:
     forward    max(microbatches * forward,              load of parameters and inputs, spill of outputs)
     backward   max(microbatches * (forward + backward), load of parameters and inputs, spill of gradients)
 
-and a fixed cost for each cell and copy. The first shard's transfers hide behind nothing. Shards are not made as
-large as fits: a streamed shard needs room beside its neighbours, and several jobs share a device, so that
-time counts more the further a shard exceeds `SHARE` of the smallest budget.
+and a fixed cost for each cell and copy. A shard in which nothing needs a gradient has no backward. The first shard's
+transfers hide behind nothing. Shards are not made as large as fits: a streamed shard needs room beside its
+neighbours, and several jobs share a device, so that time counts more the further a shard exceeds `SHARE` of the
+smallest budget.
 
 Cuts are looked for where the bytes that cross have a local minimum, and everywhere else only if that is not enough.
 """
@@ -181,7 +182,8 @@ class Problem:
         forward = np.maximum(forward, count * segments.out_bytes / self.spill_rate)
         spill = (segments.gradient_bytes + inputs) / self.spill_rate
         backward = np.maximum(count * (segments.forward_s + segments.backward_s), np.maximum(load, spill))
-        fixed = (2 * count + 4) * CELL_NODES * self.profile.node_ns / 1e9
+        backward = np.where(segments.has_backward, backward, 0.0)
+        fixed = (1 + segments.has_backward) * (count + 2) * CELL_NODES * self.profile.node_ns / 1e9
         total = forward + backward + fixed
         if begin == 0:  # the step begins and ends with it: nothing else is there to hide its transfers
             update = self.update_s_per_byte * segments.gradient_bytes

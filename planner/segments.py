@@ -39,6 +39,8 @@ class Segments:
     gradient_bytes: Bytes
     workspace_bytes: Bytes
     """Of forward and backward in one, fresh gradients included; an upper estimate."""
+    has_backward: NDArray[np.bool_]
+    """Whether any value in it needs a gradient."""
     out_bytes: Bytes
     """Values that cross the segment's end."""
 
@@ -53,6 +55,7 @@ class GraphSums:
         self._recomputed = traced.recomputed
         self._forward = _prefix([seconds(cost.forward, profile) for cost in costs], np.float64)
         self._backward = _prefix([seconds(cost.backward, profile) for cost in costs], np.float64)
+        self._with_gradient = _prefix([int(traced.requires_grad[node.name]) for node in traced.nodes], np.int64)
         self._saved = _prefix(self._saved_bytes(costs), np.int64)
         self.crossing = self._crossing_bytes()
         """Boundary 0 .. number of nodes -> bytes of the values that cross it."""
@@ -77,6 +80,7 @@ class GraphSums:
             parameter_bytes=parameters[self._first_use[ends] - self._first_use[begin]],
             gradient_bytes=gradients,
             workspace_bytes=peak,
+            has_backward=self._with_gradient[ends] > self._with_gradient[begin],
             out_bytes=self.crossing[ends],
         )
 

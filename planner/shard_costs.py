@@ -7,6 +7,7 @@
     backward of a dropped     workspace of forward and backward in one
       forward
 
+A shard without a backward runs its forward and keeps nothing: of its figures only the first are not 0.
 The counting is the one that tests hold real runs against (`planner.liveness`): everything that an operator
 makes, outside of the arguments. Outputs and fresh gradients count, as they are until the runtime has copied them.
 """
@@ -36,10 +37,10 @@ class ShardMemory:
     """Live bytes of one shard's cells, as `plans.facts.ShardFacts` names them."""
 
     forward_workspace_bytes: int
-    keep_workspace_bytes: int
-    kept_bytes: int
-    backward_workspace_bytes: int
-    recompute_workspace_bytes: int
+    keep_workspace_bytes: int = 0
+    kept_bytes: int = 0
+    backward_workspace_bytes: int = 0
+    recompute_workspace_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +91,15 @@ def measure(sharded: ShardedGraph, number: int, running: Mapping[int, Iterable[s
         forward, backward = cell_arguments(sharded, number, running, make)
         with CountWork() as forward_work:
             sharded.programs[number].forward(**forward, keep=False)
-        result = sharded.programs[number].forward(**forward, keep=True)
-        with CountWork() as backward_work:
-            sharded.programs[number].backward(**forward, **backward, kept=result.kept)
-        del result
+        backward_work = Work()
+        if sharded.has_backward(number):
+            result = sharded.programs[number].forward(**forward, keep=True)
+            with CountWork() as counted:
+                sharded.programs[number].backward(**forward, **backward, kept=result.kept)
+            backward_work = counted.work
+            del result
         memory = count_memory(sharded, number, forward, backward)
-    return ShardCost(forward=forward_work.work, backward=backward_work.work, memory=memory)
+    return ShardCost(forward=forward_work.work, backward=backward_work, memory=memory)
 
 
 def count_memory(
@@ -107,6 +111,8 @@ def count_memory(
     with _without_collection(), CountLiveBytes(arguments) as count:
         program.forward(**forward, keep=False)
         forward_peak = count.peak_bytes
+        if not sharded.has_backward(number):
+            return ShardMemory(forward_workspace_bytes=forward_peak)
         count.reset_peak()
         result = program.forward(**forward, keep=True)
         keep_peak = count.peak_bytes

@@ -48,8 +48,16 @@ class JobView:
         return self.placement.job
 
     def bytes_of(self, slab: str, what: str) -> int:
+        """What it takes on the device, and what a load of it moves."""
         facts = self.slabs[slab]
         return facts.parameter_bytes if what == "parameters" else self.state_copies * facts.trainable_bytes
+
+    def changed_bytes(self, slab: str, what: str) -> int:
+        """What a spill of it moves, or a load over a present copy."""
+        return self.slabs[slab].updated_bytes if what == "parameters" else self.bytes_of(slab, what)
+
+    def has_backward(self, shard: int) -> bool:
+        return self.layout.shards[shard].has_backward
 
     def state_on_device(self, slab: str) -> bool:
         """Also of an optimizer without state: an update reads the region, though it be empty."""
@@ -59,6 +67,9 @@ class JobView:
         return forward_us(self.layout.shards[shard], self.profile.name)
 
     def backward_us(self, shard: int) -> int:
+        """With its recompute; 0 of a shard that has no backward."""
+        if not self.has_backward(shard):
+            return 0
         time = backward_us(self.layout.shards[shard], self.profile.name)
         return time if shard in self.keep else time + self.forward_us(shard)
 
@@ -69,19 +80,27 @@ class JobView:
         return update_workspace_bytes(self.slabs[slab], self.precision)
 
     @cached_property
-    def last_group(self) -> dict[str, int]:
-        """Slab -> the shard whose backward is the last to read it."""
-        return {slab.name: min(slab.readers) for slab in self.layout.slabs}
+    def last_group(self) -> dict[str, tuple[int, bool]]:
+        """Slab -> the last to read it in a training step: a shard, and whether its backward."""
+        result = {}
+        for slab in self.layout.slabs:
+            again = [reader for reader in slab.readers if self.has_backward(reader)]
+            result[slab.name] = (min(again), True) if again else (max(slab.readers), False)
+        return result
 
     @cached_property
-    def last_readers(self) -> dict[int, int]:
-        """Shard -> the shard whose backward is the last to read its activations."""
-        return {producer: min(numbers) for producer, numbers in self._readers.items()}
-
-    @cached_property
-    def first_readers(self) -> dict[int, int]:
-        """Shard -> the shard whose forward is the last, and whose backward the first, to read its activations."""
+    def last_forward(self) -> dict[int, int]:
+        """Shard -> the shard whose forward is the last to read its activations."""
         return {producer: max(numbers) for producer, numbers in self._readers.items()}
+
+    @cached_property
+    def backward_readers(self) -> dict[int, tuple[int, int]]:
+        """Shard -> the shards whose backwards are the first and the last to read its activations; absent: none does."""
+        again = {
+            producer: [number for number in numbers if self.has_backward(number)]
+            for producer, numbers in self._readers.items()
+        }
+        return {producer: (max(numbers), min(numbers)) for producer, numbers in again.items() if numbers}
 
     @cached_property
     def _readers(self) -> dict[int, list[int]]:
@@ -98,4 +117,14 @@ class JobView:
         for number, shard in enumerate(self.layout.shards):
             for producer in shard.gradients_to:
                 result[producer] = number
+        return result
+
+    @cached_property
+    def last_gradient(self) -> dict[int, int]:
+        """Shard -> the shard whose backward is the last to touch the gradient of its activations: its own, which reads
+        it, or if it has none, the last that adds to it."""
+        result: dict[int, int] = {}
+        for number, shard in reversed(list(enumerate(self.layout.shards))):
+            for producer in shard.gradients_to:
+                result[producer] = producer if self.has_backward(producer) else number
         return result

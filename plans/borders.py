@@ -1,6 +1,6 @@
 """What must hold where a list, a phase or the plan ends.
 
-list      every training step that it works on is complete: all cells, losses saved, all slabs updated
+list      every training step that it works on is complete: all cells that there are, losses saved, all slabs updated
 cycle     the same slabs are held at its end as at its start
 phase     nothing is held on any device, and the host store is newest
 plan      every job gets exactly its steps
@@ -75,7 +75,7 @@ def _finish_step(state: State, site: Site, job: str, step: int) -> None:
     for microbatch in range(shape.job.microbatches):
         cell = (job, step, microbatch)
         next_forward = state.forwards.get(cell, 0)
-        next_backward = state.backwards.get(cell, shape.last)
+        next_backward = state.backwards.get(cell, shape.first_backward)
         loss = Key("activations", job, shard=shape.last, step=step, microbatch=microbatch)
         if next_forward <= shape.last:
             gaps["forward"].append(f"of shard {next_forward}, microbatch {microbatch}")

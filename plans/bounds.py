@@ -10,15 +10,16 @@ The terms; the bound is the largest. Every one counts work that no plan can avoi
               profile, without recompute. All of it, over the number of devices.
     work      The same plus every update, on its fastest place, over all compute engines and update workers.
     loads     Every slab is loaded at least once. A job whose slabs exceed all device memory together by x
-              loads x in every forward sweep and x in every backward sweep: at the sweep's first line at most
-              the budgets are on devices, and every slab is there at some line of the sweep. The sweeps of
-              one microbatch follow each other in the list, and step t + 1 begins below the update, and so
-              below the backwards, of step t. All of it, over the links' rates.
+              loads x in every forward sweep and, where all of them are read there, x in every backward sweep:
+              at the sweep's first line at most the budgets are on devices, and every slab is there at some line
+              of the sweep. The sweeps of one microbatch follow each other in the list, and step t + 1 begins
+              below the update, and so below the backwards, of step t. All of it, over the links' rates.
     chain     Of each job alone. Follow a trained slab x around one training step:
                   x is on a device -> forwards -> backwards -> x's gradients -> update of x -> x on a device
               Along values read (`reads`, `gradients_to`) nothing overlaps; and all microbatches' cells that
               lie between x and its gradients share the devices. An update on the host spills gradients
-              first and loads x after; one on a device does neither. The steps of a job repeat this circle.
+              first and loads what changed of x after; one on a device does neither. The steps of a job repeat
+              this circle.
 
 A recomputed backward need not wait for its forward, but takes a forward longer itself; so a backward ends
 at least one forward and one backward after its shard's inputs, kept or not.
@@ -26,7 +27,7 @@ at least one forward and one backward after its shard's inputs, kept or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from plans.durations import ceil_us, load_rate, profile_of, spill_rate, update_us
@@ -97,7 +98,10 @@ class _Circle:
         used = {device.profile for device in cluster.devices}
         times = [[each for each in shard.times if each.profile in used] for shard in layout.shards]
         self.forward_us = [min(each.forward_us for each in shard) for shard in times]
-        self.backward_us = [min(each.backward_us for each in shard) for shard in times]
+        self.backward_us = [
+            min(each.backward_us for each in of_shard) if shard.has_backward else 0
+            for of_shard, shard in zip(times, layout.shards, strict=True)
+        ]
         self.device_profiles = [profile_of(cluster, name) for name in sorted(used)]
         self.host_profile = profile_of(cluster, cluster.host_profile)
         self.load_rate = max(load_rate(cluster, device) for device in cluster.devices)
@@ -121,9 +125,16 @@ class _Circle:
         first = next((number for number in range(len(self.layout.shards)) if self.gradient_slabs(number)), None)
         if first is None:
             return once
-        swept = sum(slab.parameter_bytes for slab in self.layout.slabs if max(slab.readers, default=-1) >= first)
-        excess = swept - sum(device.budget_bytes for device in self.cluster.devices)
-        return max(once, 2 * self.job.steps * excess)
+        forward = range(first, len(self.layout.shards))
+        backward = [number for number in forward if self.layout.shards[number].has_backward]
+        budgets = sum(device.budget_bytes for device in self.cluster.devices)
+        excess = sum(max(0, self.bytes_read_by(sweep) - budgets) for sweep in (forward, backward))
+        return max(once, self.job.steps * excess)
+
+    def bytes_read_by(self, shards: Collection[int]) -> int:
+        return sum(
+            slab.parameter_bytes for slab in self.layout.slabs if any(reader in shards for reader in slab.readers)
+        )
 
     def gradient_slabs(self, shard: int) -> list[str]:
         trained = {slab.name for slab in self.trained}
@@ -143,10 +154,11 @@ class _Circle:
         path_us = self.longest_path(slab.readers, list(gradients))
         spill_us = ceil_us(min(gradients.values()), self.spill_rate)
         load_us = ceil_us(slab.parameter_bytes, self.load_rate)
-        store_us = ceil_us(slab.parameter_bytes, self.spill_rate)
+        refresh_us = ceil_us(slab.updated_bytes, self.load_rate)
+        store_us = ceil_us(slab.updated_bytes, self.spill_rate)
         on_host = spill_us + self.host_update_us(slab)
         on_device = self.device_update_us(slab)
-        step_us = path_us + min(on_host + load_us, on_device)
+        step_us = path_us + min(on_host + refresh_us, on_device)
         last_us = path_us + min(on_host, on_device + store_us)
         return load_us + (self.job.steps - 1) * step_us + last_us
 

@@ -1,7 +1,8 @@
 """What forwards, backwards and the moves of their values do.
 
-Per microbatch, forwards ascend and backwards strictly descend by shard. A backward reads what its forward
-read, kept or not (EXACTNESS.md, rule 13). Gradients of activations are one running sum, begun by the last
+Per microbatch, forwards ascend and backwards strictly descend by shard, over those shards that have one: where
+nothing upstream needs a gradient, there is none. A backward reads what its forward read, kept or not
+(EXACTNESS.md, rule 13). Gradients of activations are one running sum, begun by the last
 shard that reads them: its version is how many shards have added to it, so that a copy that was left behind
 on another device is recognised.
 """
@@ -43,7 +44,12 @@ def forward(state: State, step: Forward) -> None:
     state.forwards[cell] = max(state.forwards[cell], step.shard + 1)
     shard = state.shapes[step.job].shards[step.shard]
     _read_inputs(state, step, shard)
-    if step.keep:
+    if step.keep and not shard.has_backward:
+        state.problem(
+            f"shard {step.shard} of {step.job} keeps activations for a backward that it does not have",
+            'take "keep" from the line',
+        )
+    elif step.keep:
         state.kept[step.job, step.step, step.microbatch, step.shard] = step.device
     if shard.activation_bytes:
         state.begin(step.device, cell_key("activations", step, step.shard))
@@ -52,6 +58,12 @@ def forward(state: State, step: Forward) -> None:
 def backward(state: State, step: Backward) -> None:
     state.enter(step.job, step.step)
     shape = state.shapes[step.job]
+    if not shape.shards[step.shard].has_backward:
+        state.problem(
+            f"backward of shard {step.shard} of {step.job}, which makes no gradients: nothing upstream needs it",
+            "delete the line",
+        )
+        return
     cell = (step.job, step.step, step.microbatch)
     if cell not in state.backwards and state.forwards[cell] <= shape.last:
         state.problem(
@@ -59,10 +71,10 @@ def backward(state: State, step: Backward) -> None:
             f"of shard {state.forwards[cell]}",
             "move it below all forwards of its microbatch",
         )
-    expected = state.backwards.get(cell, shape.last)
+    expected = state.backwards.get(cell, shape.first_backward)
     if expected != step.shard:
         _out_of_order(state, step, "backward", expected, "backwards strictly descend by shard")
-    state.backwards[cell] = step.shard - 1 if step.shard <= expected else expected
+    state.backwards[cell] = shape.next_backward[step.shard] if step.shard <= expected else expected
     kept_on = state.kept.pop((step.job, step.step, step.microbatch, step.shard), step.device)
     if kept_on != step.device:
         state.problem(

@@ -2,8 +2,8 @@
 
     1. what it names exists               plans.references
     2. lists are of the decisions         digests
-    3. the lists can be run, and train every job by exactly its steps: each cell once forward and once
-       backward, in order, on the newest parameters                       plans.flow
+    3. the lists can be run, and train every job by exactly its steps: each cell once forward and, where it
+       has one, once backward, in order, on the newest parameters         plans.flow
     4. no place ever holds more than it has                               plans.memory
 
 Each stage needs the ones before; within a stage all is said. Edited lists are accepted where all this holds;

@@ -2,7 +2,8 @@
 
 forward                        the shard's forward
 backward                       of a kept forward: the shard's backward; of another one: forward + backward
-load, spill, fetch, save       bytes / the slower of link and processor
+load, spill, fetch, save       bytes / the slower of link and processor; of a slab's parameters, a spill and a load
+                               over a present copy move what changes alone
 update                         bytes read and written / the processor's update rate
 drop                           nothing
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from plans.facts import ShardFacts, SlabFacts
-from plans.flow import Site, layouts_of
+from plans.flow import Site, layouts_of, refreshes
 from plans.plan import Plan
 from plans.steps import (
     Backward,
@@ -99,8 +100,9 @@ class Durations:
     def _host(self) -> Profile:
         return profile_of(self._cluster, self._cluster.host_profile)
 
-    def of(self, step: Step, *, kept: bool = False) -> int:
-        """Microseconds of a step; `kept`: the backward is of a forward that kept its activations."""
+    def of(self, step: Step, *, kept: bool = False, refresh: bool = False) -> int:
+        """Microseconds of a step; `kept`: the backward is of a forward that kept its activations. `refresh`: the load
+        is over a present copy."""
         match step:
             case Forward():
                 return forward_us(self._shard(step), self._profiles[step.device].name)
@@ -113,18 +115,20 @@ class Durations:
             case Drop():
                 return 0
             case Load() | Fetch() | FetchBatch():
-                return ceil_us(self.bytes_of(step), self._loads[step.device])
+                return ceil_us(self.bytes_of(step, refresh=refresh), self._loads[step.device])
             case Spill() | SpillGradients() | Save():
                 return ceil_us(self.bytes_of(step), self._spills[step.device])
 
-    def bytes_of(self, step: Load | Fetch | FetchBatch | Spill | SpillGradients | Save) -> int:
-        """Bytes that a copy moves."""
+    def bytes_of(
+        self, step: Load | Fetch | FetchBatch | Spill | SpillGradients | Save, *, refresh: bool = False
+    ) -> int:
+        """Bytes that a copy moves. `refresh`: a load over a present copy."""
         match step:
             case Load() | Spill():
                 slab = self._slabs[step.job, step.slab]
-                if step.what == "parameters":
-                    return slab.parameter_bytes
-                return self._copies[step.job] * slab.trainable_bytes
+                if step.what == "optimizer":
+                    return self._copies[step.job] * slab.trainable_bytes
+                return slab.updated_bytes if refresh or isinstance(step, Spill) else slab.parameter_bytes
             case SpillGradients():
                 return self._gradients[step.job, step.shard, step.slab]
             case FetchBatch():
@@ -135,12 +139,13 @@ class Durations:
 
     def of_sites(self, sites: Sequence[Site]) -> list[int]:
         """Microseconds of each site, in order; backwards by what their forwards above kept."""
-        known: dict[tuple[int, bool], int] = {}
+        known: dict[tuple[int, bool, bool], int] = {}
         """By the step's identity, which the copies of a cycle share."""
+        over_present = refreshes(sites)
         kept: set[tuple[str, int, int, int]] = set()
         result: list[int] = []
-        for site in sites:
-            step = site.step
+        for number, site in enumerate(sites):
+            step, refresh = site.step, number in over_present
             was_kept = False
             if isinstance(step, Forward | Backward):
                 cell = (step.job, step.shard, step.step, step.microbatch)
@@ -149,9 +154,9 @@ class Durations:
                     kept.discard(cell)
                 elif step.keep:
                     kept.add(cell)
-            duration = known.get((id(step), was_kept))
+            duration = known.get((id(step), was_kept, refresh))
             if duration is None:
-                duration = known[id(step), was_kept] = self.of(step, kept=was_kept)
+                duration = known[id(step), was_kept, refresh] = self.of(step, kept=was_kept, refresh=refresh)
             result.append(duration)
         return result
 

@@ -52,6 +52,11 @@ class ShardFacts:
     """What a keeping forward holds outside of the arena until its backward."""
     times: tuple[CellTimes, ...]
 
+    @property
+    def has_backward(self) -> bool:
+        """Whether its backward would make anything; what is frozen, with nothing trained upstream, has none."""
+        return bool(self.gradients_to or self.gradient_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlabFacts:
@@ -64,6 +69,12 @@ class SlabFacts:
     """Parameters and read-only buffers and constants, each aligned to 256 bytes."""
     trainable_bytes: int
     """The part that the optimizer updates; 0: never updated."""
+
+    @property
+    def updated_bytes(self) -> int:
+        """What changes while the job trains: [0, updated_bytes) of the slab. All that a spill moves, and all that a
+        load over a present copy moves; what is frozen is the same in every copy."""
+        return self.trainable_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ Arena addresses (`plans.arena`), dependencies (`plans.hazards`), peaks (`plans.m
 
 Objects, by kind, and where they can be:
 
-    parameters, optimizer       a slab's; host store always; device from load to drop
+    parameters, optimizer       a slab's; host store always; device from load to drop. What is frozen is the same in
+                                every copy: a spill, and a load over a present copy, move what changes alone
     activations                 a shard's outputs of a microbatch; device from forward or fetch, host from save
     activation_gradients        their gradients: begun by the first reader's backward, added to by the others
     batch                       the batch values a shard reads; device from fetch
@@ -45,6 +46,7 @@ from plans.objects import (
     Uses,
     gradient_tree,
     layouts_of,
+    refreshes,
     unroll,
 )
 from plans.plan import Plan
@@ -77,6 +79,7 @@ __all__ = [
     "Uses",
     "gradient_tree",
     "layouts_of",
+    "refreshes",
     "trace",
     "unroll",
 ]

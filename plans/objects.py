@@ -7,6 +7,7 @@ instance    one object in one place, from the site that makes it to the last tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from plans.errors import Finding
 from plans.facts import Layout
 from plans.plan import Plan
-from plans.steps import Step
+from plans.steps import Drop, Load, Step
 from plans.workload import HOST
 
 Section: TypeAlias = Literal["prologue", "cycle", "epilogue"]
@@ -158,6 +159,26 @@ def unroll(plan: Plan) -> tuple[Site, ...]:
         for section, copy, steps in sections:
             sites += [Site(number, section, copy, index, step) for index, step in enumerate(steps)]
     return tuple(sites)
+
+
+def refreshes(sites: Sequence[Site]) -> frozenset[int]:
+    """Which sites load parameters over a present copy: of those only what changes has to move.
+
+    Whatever the order of the steps in time, what is frozen is there: its first load is waited for.
+    """
+    present: set[tuple[str, str, str]] = set()
+    found: set[int] = set()
+    for number, site in enumerate(sites):
+        step = site.step
+        if isinstance(step, Load | Drop) and step.what == "parameters":
+            copy = (step.device, step.job, step.slab)
+            if isinstance(step, Drop):
+                present.discard(copy)
+            elif copy in present:
+                found.add(number)
+            else:
+                present.add(copy)
+    return frozenset(found)
 
 
 def layouts_of(plan: Plan) -> dict[str, Layout]:

@@ -246,6 +246,12 @@ def _check_placements(plan: Plan, layouts: Mapping[str, Layout], found: _Finding
                         f"{placement.job} has no shard {shard}",
                         f"its shards are 0 to {len(layout.shards) - 1}",
                     )
+                elif not layout.shards[shard].has_backward:
+                    found.add(
+                        f"{at}/keep/{index}",
+                        f"shard {shard} of {placement.job} has no backward to keep activations for",
+                        "take it out",
+                    )
     for name, planned, steps in _decided_steps(plan):
         if planned != steps:
             found.add(

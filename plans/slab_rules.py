@@ -114,8 +114,13 @@ def _read_gradients(state: State, step: Update, shard: int) -> None:
 
 
 def _exists(state: State, step: Load | Spill) -> bool:
-    """Whether a slab has what a line moves; a slab without trained parameters has no optimizer state."""
-    if step.what == "optimizer" and not state.shapes[step.job].slabs[step.slab].trainable_bytes:
+    """Whether a slab has what a line moves: without trained parameters it has no optimizer state, and nothing of
+    what is frozen is ever spilled."""
+    slab = state.shapes[step.job].slabs[step.slab]
+    if step.what == "optimizer" and not slab.trainable_bytes:
         state.problem(f"slab {step.slab} of {step.job} has no optimizer state", "delete the line")
+        return False
+    if isinstance(step, Spill) and not slab.updated_bytes:
+        state.problem(f"slab {step.slab} of {step.job} is frozen: the host store has all of it", "delete the line")
         return False
     return True

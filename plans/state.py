@@ -43,6 +43,18 @@ class JobShape:
             for producer in range(len(layout.shards))
         ]
         """Shard -> those whose backwards add to its activations' gradients, in the order of their backwards."""
+        self.next_backward: list[int] = []
+        """Shard, or the number of shards -> the next one below that has a backward; -1: none."""
+        below = -1
+        for number, shard in enumerate((*layout.shards, None)):
+            self.next_backward.append(below)
+            if shard is not None and shard.has_backward:
+                below = number
+
+    @property
+    def first_backward(self) -> int:
+        """The shard whose backward is the first of a microbatch; -1: no shard has one."""
+        return self.next_backward[-1]
 
     def readers_with_gradients(self, slab: str) -> list[int]:
         return [shard for shard in self.slabs[slab].readers if slab in self.gradient_bytes[shard]]
@@ -75,7 +87,7 @@ class State:
         self.forwards: dict[tuple[str, int, int], int] = defaultdict(int)
         """(job, step, microbatch) -> next shard to run forward."""
         self.backwards: dict[tuple[str, int, int], int] = {}
-        """The same, backward; absent: none yet."""
+        """The same, backward; -1: all have run; absent: none yet."""
         self.kept: dict[tuple[str, int, int, int], str] = {}
         """(job, step, microbatch, shard) -> where its forward keeps activations."""
         self.updated: set[tuple[str, str, int]] = set()

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from planner.frontend.program import ShardedGraph
-from plans.flow import Accumulation, Instance, Kind, Site, Uses, layouts_of
+from plans.durations import Durations
+from plans.flow import Accumulation, Instance, Kind, Site, Uses, layouts_of, refreshes
 from plans.memory import update_workspace_bytes
 from plans.optimizer import state_of
 from plans.plan import Plan
@@ -67,6 +68,7 @@ class Binder:
         self._kernels: dict[str, Kernel] = {
             job.name: kernel_of(job.optimizer, job.precision) for job in plan.workload.jobs
         }
+        self._durations = Durations(plan)
         self._keeps: set[tuple[object, ...]] = set()
         self._fetches = Counter(
             self._batch_of(site) for site in program.flow.sites if isinstance(site.step, FetchBatch)
@@ -75,16 +77,22 @@ class Binder:
     def operations(self) -> list[Operation | None]:
         """By site; None: a drop."""
         flow = self._program.flow
-        return [self._operation(site, uses) for site, uses in zip(flow.sites, flow.uses, strict=True)]
+        over_present = refreshes(flow.sites)
+        return [
+            self._operation(site, uses, refresh=number in over_present)
+            for number, (site, uses) in enumerate(zip(flow.sites, flow.uses, strict=True))
+        ]
 
-    def _operation(self, site: Site, uses: Uses) -> Operation | None:
+    def _operation(self, site: Site, uses: Uses, *, refresh: bool) -> Operation | None:
+        """`refresh`: the site loads over a present copy."""
         step = site.step
         match step:
             case Load() | Spill():
                 # both touch the copy in the host store and the one on the device, nothing else
                 target, source = (step.device, HOST) if isinstance(step, Load) else (HOST, step.device)
                 touched = {each.place: self._memory.of(each) for each in (*uses.reads, *uses.writes)}
-                return Copy(touched[target], touched[source])
+                size = self._durations.bytes_of(step, refresh=refresh)
+                return Copy(touched[target], touched[source], size)
             case Drop():
                 return None
             case FetchBatch():

@@ -86,11 +86,11 @@ class BeginPhase:
 
 
 class Copy:
-    """A slab's whole region, from the host store or to it."""
+    """The first bytes of a slab's region, from the host store or to it: all of it, or what changes."""
 
-    def __init__(self, target: Region, source: Region) -> None:
-        self._pairs = [(target.bytes, source.bytes)]
-        self._size = source.size
+    def __init__(self, target: Region, source: Region, size: int) -> None:
+        self._pairs = [(target.bytes[:size], source.bytes[:size])]
+        self._size = size
 
     def __call__(self, stream: Stream, step: int) -> None:
         stream.copy(self._pairs, self._size)

@@ -142,6 +142,10 @@ class ShardedGraph:
     """Trained parameter -> its (shard, use site) in reverse graph order: the order in which they add up."""
     programs: tuple[ShardProgram, ...]
 
+    def has_backward(self, number: int) -> bool:
+        """Whether a shard's backward would make any gradient."""
+        return bool(self.gradients_to[number] or self.parameter_gradients[number])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltModel:

@@ -66,7 +66,7 @@ class _Cycle:
         where = self.cell_devices()
         chains = [
             [("forward", shard, microbatch) for shard in range(shards)]
-            + [("backward", shard, microbatch) for shard in reversed(range(shards))]
+            + [("backward", shard, microbatch) for shard in reversed(range(shards)) if self.has_backward(shard)]
             for microbatch in range(self.microbatches)
         ]
         self.kept: dict[tuple[int, int], bool] = {}
@@ -85,6 +85,9 @@ class _Cycle:
             if slab.trainable_bytes:
                 self.update(slab.name, slab.readers)
 
+    def has_backward(self, shard: int) -> bool:
+        return self.layout.shards[shard].has_backward
+
     def on_one_device(self, shard: int) -> bool:
         return any(self.update_place[slab] != HOST for slab, _ in self.layout.shards[shard].gradient_bytes)
 
@@ -102,6 +105,8 @@ class _Cycle:
     def have_slab(self, device: str, slab: str) -> None:
         if self.held.get((device, slab)) != self.version[slab]:
             self.write_back(slab)
+            if (device, slab) in self.held:
+                self.coverage.seen.add("loaded over a present copy")
             self.lines.append(Load(device=device, job=self.job, slab=slab))
             self.held[device, slab] = self.version[slab]
 
@@ -137,8 +142,8 @@ class _Cycle:
 
     def forward(self, device: str, number: int, microbatch: int) -> None:
         self.bring_inputs(device, number, microbatch)
-        keep = self.kept[number, microbatch] = self.random.random() < 0.4
-        self.coverage.seen.add("kept" if keep else "recomputed")
+        keep = self.kept[number, microbatch] = self.random.random() < 0.4 and self.has_backward(number)
+        self.coverage.seen.add("kept" if keep else "recomputed" if self.has_backward(number) else "no backward")
         cell = dict(device=device, job=self.job, shard=number, microbatch=microbatch, step=self.step)
         self.lines.append(Forward(keep=keep, **cell))  # type: ignore[arg-type]
         self.places["activations", number, microbatch] = {device}

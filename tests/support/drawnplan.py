@@ -27,14 +27,16 @@ def drawn_plan(seed: int, coverage: Coverage | None = None) -> Plan:
     phases = random.randint(1, 2)
     steps = random.choice([1, 2, 4, 6])
     workload = toy_workload(1, cluster=cluster, steps=steps * phases, microbatches=random.randint(1, 5))
+    shards = random.randint(1, 5)
     layout = toy_layout(
-        random.randint(1, 5),
+        shards,
         slab_bytes=random.choice([1024, 8192]),
         activation_bytes=random.choice([256, 4096]),
         forward_us=random.choice([10, 1000]),
         backward_us=random.choice([20, 2000]),
         tied=random.random() < 0.6,
         skip=random.random() < 0.5,
+        frozen=random.choice([0, random.randint(0, shards)]),
     )
     lists = tuple(
         draw_phase(

@@ -116,39 +116,42 @@ def toy_layout(
     backward_us: int = 2_000,
     tied: bool = True,
     skip: bool = False,
+    frozen: int = 0,
     profiles: Sequence[str] = (PROFILE,),
 ) -> Layout:
     """A chain of shards of one cost, cut every ten nodes.
 
     `tied`: the first and the last shard share a slab as well. `skip`: the last shard also reads the first's
-    activations. The first shard reads the batch, and so does the last (the labels).
+    activations. The first shard reads the batch, and so does the last (the labels). `frozen`: of so many shards
+    from the first on nothing is trained, of those after them a quarter of each slab; a tied slab is then frozen too.
     """
     last = shards - 1
     shared = f"0+{last}"
     has_shared = tied and last > 0
     names = [[str(number), shared] if has_shared and number in (0, last) else [str(number)] for number in range(shards)]
+    trained = slab_bytes // 4 if frozen else slab_bytes
     slabs = [
-        SlabFacts(name=str(n), readers=(n,), parameter_bytes=slab_bytes, trainable_bytes=slab_bytes)
+        SlabFacts(name=str(n), readers=(n,), parameter_bytes=slab_bytes, trainable_bytes=0 if n < frozen else trained)
         for n in range(shards)
     ]
     if has_shared:
+        half = slab_bytes // 2
         slabs.append(
-            SlabFacts(name=shared, readers=(0, last), parameter_bytes=slab_bytes // 2, trainable_bytes=slab_bytes // 2)
+            SlabFacts(name=shared, readers=(0, last), parameter_bytes=half, trainable_bytes=0 if frozen else half)
         )
     sizes = {slab.name: slab.trainable_bytes for slab in slabs}
+    reads = [tuple(sorted({n - 1} | ({0} if skip and n == last else set()))) if n else () for n in range(shards)]
     return Layout(
         graph=graph,
         cuts=tuple(10 * number for number in range(1, shards)),
         shards=tuple(
             ShardFacts(
                 slabs=tuple(names[number]),
-                reads=tuple(sorted({number - 1} | ({0} if skip and number == last else set()))) if number else (),
-                gradients_to=tuple(sorted({number - 1} | ({0} if skip and number == last else set())))
-                if number
-                else (),
-                gradient_bytes=tuple((name, sizes[name]) for name in names[number]),
+                reads=reads[number],
+                gradients_to=tuple(producer for producer in reads[number] if producer >= frozen),
+                gradient_bytes=tuple((name, sizes[name]) for name in names[number] if sizes[name]),
                 activation_bytes=activation_bytes if number < last else 256,
-                activation_gradient_bytes=activation_bytes if number < last else 0,
+                activation_gradient_bytes=activation_bytes if frozen <= number < last else 0,
                 batch_bytes=1024 if number in (0, last) else 0,
                 forward_workspace_bytes=10_000,
                 backward_workspace_bytes=20_000,
@@ -196,6 +199,8 @@ def step_lines(layout: Layout, job: Job, placement: Placement, step: int = 0) ->
             lines += [Drop(device=device, job=name, slab=slab) for slab in shard.slabs if slab in streamed]
         lines.append(cell(Save, shard=last, what="activations"))
         for number in reversed(range(len(layout.shards))):
+            if not layout.shards[number].has_backward:
+                continue
             slabs = [slab for slab in layout.shards[number].slabs if slab in streamed]
             lines += [Load(device=device, job=name, slab=slab) for slab in slabs]
             lines.append(cell(Backward, shard=number))

@@ -23,7 +23,7 @@ from planner.calibrate import calibrate
 from planner.frontend.traced import TracedGraph
 from planner.pipeline import plan, study
 from plans.durations import Durations
-from plans.flow import Instance, trace
+from plans.flow import Instance, refreshes, trace, unroll
 from plans.plan import Plan
 from plans.simulate import predict, simulate
 from plans.steps import Backward, Fetch, FetchBatch, Forward, Load, Update
@@ -112,9 +112,13 @@ def main_phase(made: Plan) -> int:
 
 def loaded_bytes(made: Plan) -> int:
     """Bytes from the host to the device in one cycle of the main phase."""
-    durations = Durations(made)
-    cycle = made.phases[main_phase(made)].cycle
-    return sum(durations.bytes_of(step) for step in cycle if isinstance(step, Load | Fetch | FetchBatch))
+    durations, sites, phase = Durations(made), unroll(made), main_phase(made)
+    over_present = refreshes(sites)
+    return sum(
+        durations.bytes_of(site.step, refresh=number in over_present)
+        for number, site in enumerate(sites)
+        if site[:3] == (phase, "cycle", 0) and isinstance(site.step, Load | Fetch | FetchBatch)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
