@@ -26,6 +26,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 from torch.utils._pytree import tree_flatten
 
+from planner.frontend.conversions import converting_fake_modules
 from planner.frontend.cuts import cut_positions, recomputed_nodes
 from planner.frontend.evaluation import mapped
 from planner.frontend.functions import recorded
@@ -53,7 +54,7 @@ def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
     Raises TraceError, naming the module and line where tracing stopped, WorkloadError where the model cannot
     be made.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), naming_model(job):
+    with FakeTensorMode(allow_non_fake_inputs=True), converting_fake_modules(), naming_model(job):
         module = make_loss(job)
     return traced_module(job, module, export(job, module, batch))
 
