@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -21,7 +22,7 @@ from plans.flow import trace
 from plans.memory import device_memory
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement
 from plans.simulate import simulate
-from plans.steps import Fetch, FetchBatch, Load, Save, Update
+from plans.steps import Backward, Fetch, FetchBatch, Load, Save, SpillGradients, Update
 from plans.workload import Workload
 
 
@@ -59,6 +60,7 @@ def instances(draw: st.DrawFn) -> tuple[Workload, Facts, Decisions]:
         tied=draw(st.booleans()),
         skip=draw(st.booleans()) and shards > 2,
         activation_bytes=draw(st.sampled_from([4096, 300_000])),
+        frozen=draw(st.sampled_from([0, 0, 1, shards])),
     )
     if draw(st.booleans()):
         frozen = draw(st.integers(0, shards - 1))
@@ -83,7 +85,8 @@ def instances(draw: st.DrawFn) -> tuple[Workload, Facts, Decisions]:
     workload = toy_workload(jobs, cluster=cluster, microbatches=draw(st.integers(1, 4)))
     workload = replace(workload, jobs=tuple(replace(job, steps=draw(st.integers(1, 7))) for job in workload.jobs))
     slabs = st.lists(st.sampled_from([slab.name for slab in layout.slabs]), unique=True, max_size=4).map(tuple)
-    keep = st.lists(st.integers(0, shards - 1), unique=True).map(tuple)
+    backward = [number for number, shard in enumerate(layout.shards) if shard.has_backward]
+    keep = st.lists(st.sampled_from(backward), unique=True).map(tuple) if backward else st.just(())
     phases: tuple[list[Placement], list[Placement]] = ([], [])
     for job in workload.jobs:
         first = draw(st.integers(0, job.steps))
@@ -269,6 +272,28 @@ def test_decisions_that_contradict_the_workload_are_refused(change: dict[str, ob
     with pytest.raises(InvalidPlanError) as caught:
         make_lists(workload, facts, decide(workload, layout, (placement,)))
     assert pointer in {finding.pointer for finding in caught.value.findings}
+
+
+def test_keeping_for_a_backward_that_a_shard_has_not_is_refused() -> None:
+    workload, layout = toy_workload(1), toy_layout(3, frozen=1)
+    placement = Placement(job="a", device="cpu0", steps=4, keep=(0, 1))
+    with pytest.raises(InvalidPlanError, match="shard 0 of a has no backward to keep activations for") as caught:
+        make_lists(workload, toy_facts(workload, layout), decide(workload, layout, (placement,)))
+    assert [finding.pointer for finding in caught.value.findings] == ["/decisions/phases/0/placements/0/keep"]
+
+
+def test_lists_have_a_backward_only_where_one_makes_something() -> None:
+    """Two frozen shards of four: no backward, spill or update of them, and each is loaded once a step."""
+    workload, layout = toy_workload(1, microbatches=2), toy_layout(4, frozen=2)
+    placement = Placement(job="a", device="cpu0", steps=4)
+    (phase,) = check(workload, toy_facts(workload, layout), decide(workload, layout, (placement,)))
+    lines = [*phase.prologue, *phase.cycle]
+    assert {(step.shard, step.microbatch) for step in lines if isinstance(step, Backward)} == {
+        (shard, microbatch) for shard in (2, 3) for microbatch in (0, 1)
+    }
+    assert {step.slab for step in lines if isinstance(step, Update | SpillGradients)} == {"2", "3"}
+    loads = Counter(step.slab for step in phase.cycle if isinstance(step, Load))
+    assert loads["0"] == loads["1"] == 1
 
 
 def test_jobs_of_several_graphs_and_devices() -> None:
