@@ -7,7 +7,7 @@ metadata is enough, and keeps tied names one parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 @contextmanager
 def converting_fake_modules() -> Iterator[None]:
     """Let `torch.nn.Module` convert its fake parameters; real ones as ever."""
-    swap = torch.utils.swap_tensors
+    swap: Callable[[Tensor, Tensor], None] = torch.utils.swap_tensors
 
     def take(parameter: Tensor, converted: Tensor) -> None:
         if not isinstance(parameter, FakeTensor):
