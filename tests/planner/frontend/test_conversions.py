@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.models import TOKENS, job_of
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planner.frontend import trace as tracing
 from planner.frontend.conversions import converting_fake_modules
@@ -43,6 +44,7 @@ BATCH = {"tokens": torch.zeros(2, 4, dtype=torch.long)}
 
 
 def test_a_converted_model_is_traced() -> None:
+    FakeTensorMode.cache_clear()
     graph = trace(converting(), BATCH)
     parameters = {each.node: each for each in graph.placeholders if each.role == "parameter"}
     assert len(parameters) == 3
@@ -54,6 +56,7 @@ def test_a_converted_model_is_traced() -> None:
 
 def test_without_help_torch_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """When this fails, torch has learned it, and `planner.frontend.conversions` can go."""
+    FakeTensorMode.cache_clear()  # torch remembers a tensor by the first call of an operator with its shapes
     monkeypatch.setattr(tracing, "converting_fake_modules", nullcontext)
     with pytest.raises(TraceError, match="Couldn't swap"):
         trace(converting(), BATCH)
