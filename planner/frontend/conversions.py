@@ -1,8 +1,8 @@
 """Modules of fake tensors convert like real ones: `.to(...)`, `.float()` and the like, called while a model is made.
 
 torch swaps a fake parameter with its conversion, and refuses where anything else knows the tensor, as the fake mode
-itself does of one that an operator has initialised for the first time. A fake tensor has no content to swap: taking the conversion's
-metadata is enough, and keeps tied names one parameter.
+itself does of one that an operator has initialised for the first time. A fake tensor has no content to swap: taking
+the conversion's metadata is enough, and keeps tied names one parameter.
 """
 
 from __future__ import annotations
