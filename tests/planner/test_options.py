@@ -81,3 +81,21 @@ def test_the_plain_option_is_left_to_the_lists_whatever_the_estimate() -> None:
     pricer = Pricer(workload.cluster, workload.cluster.devices[0], workload.jobs[0], toy_layout(4), 2)
     (plain,) = options_of(pricer)
     assert (plain.resident, plain.keep, plain.device_updates) == ((), (), ())
+
+
+def test_what_is_frozen_costs_its_loads_alone() -> None:
+    """Two of four shards are frozen; of the others a quarter is trained."""
+    microbatches = 2
+    workload = toy_workload(1, cluster=toy_cluster(1, budget_bytes=64 * MIB), microbatches=microbatches)
+    device, layout = workload.cluster.devices[0], toy_layout(4, tied=False, frozen=2)
+    pricer = Pricer(workload.cluster, device, workload.jobs[0], layout, 2)
+    plain = pricer.price((), (), ())
+    assert plain.compute_us == microbatches * (4 * 1_000 + 2 * (2_000 + 1_000))
+    loaded = 4 + 1  # forward all, backward shard 2; shard 3 turns round
+    assert plain.load_us == pytest.approx(loaded * MIB / 100, rel=0.01)
+    assert plain.spill_us == pytest.approx(2 * MIB / 4 / 100, rel=0.01)
+    resident = pricer.price(tuple(slab.name for slab in layout.slabs), (), ())
+    assert resident.load_us == pytest.approx(2 * MIB / 4 / 100, rel=0.02), "refreshes move what changes"
+    assert set(pricer.by_keeping()) == {2, 3}
+    # Two loads are saved by the residency of slab 2, less a refresh of its trained quarter.
+    assert pricer.by_saving() == ["2", "0", "1", "3"]

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from support.models import batch_for, gpt2
+from support.models import batch_for, gpt2, job_of
 
 from planner.catalogue import profiles
 from planner.facts import layout_facts
@@ -143,3 +143,18 @@ def test_every_node_has_a_cost(traced: TracedGraph) -> None:
     ]
     assert products and all(cost.backward.flops == 2 * cost.forward.flops > 0 for cost in products)
     assert any(cost.internal_bytes for cost in costs), "dropout keeps a mask"
+
+
+def test_what_nothing_upstream_trains_has_no_backward_in_the_estimates() -> None:
+    """A Llama whose second layer alone has adapters, against the one that is trained whole."""
+    path = "support.adapters:lora_llama"
+    frozen, free = (trace(job, batch_for(gpt2())) for job in (job_of(path, {}), job_of(path, {"trained": "all"})))
+    ends = frozen.cut_positions
+    adapted, whole = (problem(each, 1 << 30).sums.from_node(0) for each in (frozen, free))
+    first = next(end for end in ends if adapted.has_backward[end - 1])
+    early = [end - 1 for end in ends if end < first]
+    assert early and whole.has_backward[early].all()
+    assert not adapted.backward_s[early].any()
+    assert (adapted.workspace_bytes[early] <= whole.workspace_bytes[early]).all()
+    assert adapted.backward_s[-1] < whole.backward_s[-1]
+    assert problem(frozen, 1 << 30).time(0, adapted)[-1] < problem(free, 1 << 30).time(0, whole)[-1]

@@ -32,15 +32,18 @@ def freeze(model: nn.Module) -> None:
         parameter.requires_grad_(".down." in name or ".up." in name)
 
 
-def lora_llama(rank: int = 2, dropout: float = 0.0, layers: int = 2, first: int = 1) -> nn.Module:
-    """Adapters from layer `first` on: what comes before needs no backward."""
+def lora_llama(
+    rank: int = 2, dropout: float = 0.0, layers: int = 2, first: int = 1, trained: str = "adapters"
+) -> nn.Module:
+    """Adapters from layer `first` on: what comes before needs no backward. `trained`: "adapters", or "all"."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_hidden_layers": layers}))
     for layer in model.model.layers[first:]:
         for name in ("q_proj", "v_proj"):
             setattr(layer.self_attn, name, Adapted(getattr(layer.self_attn, name), rank, dropout))
-    freeze(model)
+    if trained == "adapters":
+        freeze(model)
     return model
 
 
