@@ -125,6 +125,7 @@ class Builder:
             else:
                 self._activations(view, group, microbatch)
                 self._batch(view, group, microbatch)
+                self._buffers(view, group, microbatch)
         if group.backward:
             for slab, size in view.layout.shards[group.shard].gradient_bytes:
                 self._accumulators(position, view, group, slab, size)
@@ -189,6 +190,36 @@ class Builder:
             self.loads.append(Transfer(fetch, ceil_us(size, view.load_rate), align(size), first, last))
             self.cells[last].frees += align(size)
 
+    def _buffers(self, view: JobView, group: Group, microbatch: int) -> None:
+        """What a forward makes of its buffers: for the next microbatch's cells, the last for the slab's update."""
+        shard = view.layout.shards[group.shard]
+        if not shard.buffer_bytes:
+            return
+        made, size = self._cell(group, group.shard, False, microbatch), align(shard.buffer_bytes)
+        self.cells[made].makes += size
+        slab = next(slab for slab in shard.slabs if view.slabs[slab].buffer_bytes)
+        if microbatch + 1 == view.microbatches and slab not in view.on_device:
+            save = Save(
+                device=self.device,
+                job=view.name,
+                shard=group.shard,
+                microbatch=microbatch,
+                what="buffers",
+                step=group.step,
+            )
+            token = Token(view.name, group.step, f"update {slab}")
+            out = ceil_us(shard.buffer_bytes, view.spill_rate)
+            self.cells[made].spills.append(Transfer(save, out, size, done=token))
+            self.gradients_due[token] += 1
+            self._live(made, made, size)
+            return
+        if microbatch + 1 == view.microbatches:
+            last = self.updates[group.job, group.step, slab]
+        else:
+            last = self._cell(group, group.shard, view.has_backward(group.shard), microbatch + 1)
+        self.cells[last].frees += size
+        self._live(made, last, size)
+
     def _accumulators(self, position: int, view: JobView, group: Group, slab: str, size: int) -> None:
         """One lives from its first backward to its spill or update; the others until they are added to it."""
         room = align(size)
@@ -235,7 +266,8 @@ class Builder:
             facts = view.slabs[slab]
             graded = any(slab in view.gradients[reader] for reader in facts.readers)
             last_read = view.last_group[slab] == (group.shard, group.backward)
-            if facts.trainable_bytes and not graded and last_read and slab not in view.on_device:
+            waited_for = graded or facts.buffer_bytes
+            if facts.trainable_bytes and not waited_for and last_read and slab not in view.on_device:
                 last = self._cell(group, group.shard, group.backward, view.microbatches - 1)
                 self.cells[last].updates.append(Token(view.name, group.step, f"update {slab}"))
 
@@ -260,7 +292,7 @@ class Builder:
                     self._streamed(self.views[job], job, step, slab, each)
 
     def _resident(self, view: JobView, step: int, slab: str, spans: list[tuple[int, int]]) -> None:
-        if slab in view.on_device or not view.slabs[slab].trainable_bytes:
+        if slab in view.on_device or not view.slabs[slab].updated_bytes:
             return
         token = Token(view.name, step, f"update {slab}")
         before = token._replace(step=step - 1)
@@ -305,7 +337,7 @@ class Builder:
 
     def _before(self, view: JobView, slab: str, step: int, what: SlabContent) -> Token | None:
         """What a load of a slab in a training step waits for: the update or write back of the step before."""
-        if step == 0 or not view.slabs[slab].trainable_bytes:
+        if step == 0 or not view.slabs[slab].updated_bytes:
             return None
         return Token(view.name, step - 1, f"spill {slab} {what}" if slab in view.on_device else f"update {slab}")
 

@@ -25,7 +25,7 @@ from planner.engines import DeviceState
 from planner.programs import FAR, Cell, Program, SlabKey, Token, Transfer
 from planner.views import JobView
 from plans.errors import InfeasibleError
-from plans.steps import Drop, SpillGradients, Step, Update
+from plans.steps import Drop, Step, Update
 from plans.workload import HOST
 
 AHEAD = 12
@@ -187,7 +187,7 @@ class Dispatcher:
             device.used -= spill.bytes
         if spill.done is None:
             return
-        if isinstance(spill.step, SpillGradients):
+        if spill.done in self.due:
             self.due[spill.done] -= 1
             if not self.due[spill.done]:
                 self.ready.append(spill.done)
@@ -294,7 +294,7 @@ class Dispatcher:
     def _is_newest(self, device: DeviceState, key: SlabKey) -> bool:
         """Whether the host has the slab as the list's last training step of its job leaves it."""
         view = self.views[key.job]
-        if not view.slabs[key.slab].trainable_bytes:
+        if not view.slabs[key.slab].updated_bytes:
             return True
         what = f"spill {key.slab} {key.what}" if key.slab in view.on_device else f"update {key.slab}"
         return Token(key.job, view.placement.steps - 1, what) in device.tokens

@@ -35,6 +35,7 @@ def layout_facts(traced: TracedGraph, graph: str, cuts: tuple[int, ...], profile
             readers=slab.readers,
             parameter_bytes=slab.parameter_bytes,
             trainable_bytes=slab.trainable_bytes,
+            buffer_bytes=slab.buffer_bytes,
         )
         for slab in sharded.slabs
     )
@@ -57,6 +58,7 @@ def _shard_facts(sharded: ShardedGraph, number: int, cost: ShardCost, profiles: 
         recompute_workspace_bytes=memory.recompute_workspace_bytes,
         keep_workspace_bytes=memory.keep_workspace_bytes,
         kept_bytes=memory.kept_bytes,
+        buffer_bytes=sharded.buffers[number].size_bytes,
         times=tuple(
             CellTimes(
                 profile=profile.name,

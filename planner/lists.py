@@ -290,10 +290,10 @@ class ListMaker:
         for view in views:
             for slab in sorted(view.placement.resident, key=lambda name: (view.slabs[name].readers, name)):
                 where = view.placement.device
-                on_device = view.state_on_device(slab)
-                contents: tuple[SlabContent, ...] = ("parameters", "optimizer") if on_device else ("parameters",)
+                with_state = view.state_on_device(slab)
+                contents: tuple[SlabContent, ...] = ("parameters", "optimizer") if with_state else ("parameters",)
                 prologue += [Load(device=where, job=view.name, slab=slab, what=what) for what in contents]
-                if on_device:
+                if slab in view.on_device:
                     epilogue += [Spill(device=where, job=view.name, slab=slab, what=what) for what in contents]
                 epilogue += [Drop(device=where, job=view.name, slab=slab, what=what) for what in contents]
         for key in dispatch.ahead:

@@ -137,7 +137,7 @@ class Pricer:
         host = sum(
             view.update_us(slab.name, host=True)
             for slab in self.layout.slabs
-            if slab.trainable_bytes and slab.name not in view.on_device
+            if slab.updated_bytes and slab.name not in view.on_device
         )
         chain = max(forward.compute, load_f, spill_f) + max(backward.compute, load_b, spill_b) + self._border_us(view)
         return Option(
@@ -169,7 +169,7 @@ class Pricer:
                 if final and view.state_on_device(slab):
                     backward.load += state
                     backward.spill += changed + state
-            elif final and view.slabs[slab].trainable_bytes and slab not in view.on_device:
+            elif final and view.slabs[slab].updated_bytes and slab not in view.on_device:
                 forward.load += changed
             if final and slab in view.on_device:
                 backward.compute += view.update_us(slab, host=False)
@@ -180,7 +180,7 @@ class Pricer:
         last = next((shard for shard in self.shards if view.has_backward(shard)), 0)
         total = 0
         for slab in self.layout.shards[last].slabs:
-            if not view.slabs[slab].trainable_bytes:
+            if not view.slabs[slab].updated_bytes:
                 continue
             resident = slab in view.resident
             moved = view.changed_bytes(slab, "parameters") if resident else view.bytes_of(slab, "parameters")

@@ -72,7 +72,7 @@ class Program:
     refreshes: dict[Token, Transfer]
     """Update of a resident slab on the host -> the load that brings it back."""
     gradients_due: dict[Token, int]
-    """Update on the host -> spills of gradients that it waits for."""
+    """Update on the host -> spills of gradients, and saves of buffers, that it waits for."""
     resident_bytes: int
     outside_bytes: int
     """Most that kept forwards and a cell's workspace take outside of the arena."""

@@ -71,6 +71,7 @@ def cell_arguments(
         },
         "inputs": {producer: of(sharded.activations[producer]) for producer in sharded.reads[number]},
         "batch": of(sharded.batch[number]),
+        "buffers": of(sharded.buffers[number]),
         "key": KEY,
     }
     backward = {

@@ -34,7 +34,7 @@ class ShardForms:
     def __init__(self, traced: TracedGraph, sharded: ShardedGraph) -> None:
         self.traced = traced
         self.sharded = sharded
-        self._roles = {each.node: (each.role, each.trainable) for each in traced.placeholders}
+        self._roles = {each.node: (each.role, each.trainable, each.updated) for each in traced.placeholders}
         self._position = {node: number for number, node in enumerate(traced.nodes)}
 
     @cached_property

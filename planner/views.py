@@ -38,7 +38,7 @@ class JobView:
         self.resident = frozenset(placement.resident)
         self.keep = frozenset(placement.keep)
         self.on_device = frozenset(
-            slab.name for slab in layout.slabs if slab.trainable_bytes and slab.name in placement.device_updates
+            slab.name for slab in layout.slabs if slab.updated_bytes and slab.name in placement.device_updates
         )
         self.slabs = {slab.name: slab for slab in layout.slabs}
         self.gradients = {number: dict(shard.gradient_bytes) for number, shard in enumerate(layout.shards)}

@@ -49,7 +49,7 @@ def finish_list(state: State, site: Site) -> None:
         for step in sorted(steps):
             _finish_step(state, site, job, step)
         state.base[job] += len(steps)
-        for slab in state.shapes[job].trained:
+        for slab in state.shapes[job].updated:
             state.missed[job, slab] = state.base[job] - state.updates[job, slab]
     for (job, _, _, shard), device in state.kept.items():
         state.border_problem(
@@ -83,7 +83,7 @@ def _finish_step(state: State, site: Site, job: str, step: int) -> None:
             gaps["loss"].append(f"microbatch {microbatch}")
         if next_forward > shape.last and next_backward >= 0:
             gaps["backward"].append(f"of shard {next_backward}, microbatch {microbatch}")
-    for slab in shape.trained:
+    for slab in shape.updated:
         if (job, slab, step) not in state.updated:
             gaps["update"].append(f"of slab {slab}")
     for what, places in gaps.items():

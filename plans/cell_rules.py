@@ -2,9 +2,11 @@
 
 Per microbatch, forwards ascend and backwards strictly descend by shard, over those shards that have one: where
 nothing upstream needs a gradient, there is none. A backward reads what its forward read, kept or not
-(EXACTNESS.md, rule 13). Gradients of activations are one running sum, begun by the last
-shard that reads them: its version is how many shards have added to it, so that a copy that was left behind
-on another device is recognised.
+(EXACTNESS.md, rule 13). Buffers that a forward updates pass through the microbatches in ascending order: a forward
+begins with what the one before has made of them, and so does its backward, which changes nothing (rule 9).
+
+Gradients of activations are one running sum, begun by the last shard that reads them: its version is how many shards
+have added to it, so that a copy that was left behind on another device is recognised.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ def forward(state: State, step: Forward) -> None:
         state.kept[step.job, step.step, step.microbatch, step.shard] = step.device
     if shard.activation_bytes:
         state.begin(step.device, cell_key("activations", step, step.shard))
+    if shard.buffer_bytes:
+        state.begin(step.device, cell_key("buffers", step, step.shard))
 
 
 def backward(state: State, step: Backward) -> None:
@@ -131,12 +135,19 @@ def _read_inputs(state: State, step: Forward | Backward, shard: ShardFacts) -> N
         )
     if shard.batch_bytes:
         state.read(step.device, cell_key("batch", step, step.shard), "fetch the batch above this line")
+    if shard.buffer_bytes and step.microbatch:
+        before = cell_key("buffers", step, step.shard)._replace(microbatch=step.microbatch - 1)
+        state.read(
+            step.device,
+            before,
+            f"run the forward of microbatch {before.microbatch} above, or save its buffers there and fetch them here",
+        )
 
 
 def _read_parameters(state: State, step: Forward | Backward, slab: str) -> None:
     key = Key("parameters", step.job, slab)
     present = state.read(step.device, key, f"load slab {slab} on {step.device} above this line")
-    if not state.shapes[step.job].slabs[slab].trainable_bytes or (step.device, key) in state.phantoms:
+    if not state.shapes[step.job].slabs[slab].updated_bytes or (step.device, key) in state.phantoms:
         return
     newest = state.updates[step.job, slab]
     version = state.base[step.job] + step.step - state.missed[step.job, slab]

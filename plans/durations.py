@@ -65,7 +65,9 @@ def update_bytes(trainable_bytes: int, state_copies: int) -> int:
 
 
 def update_us(slab: SlabFacts, state_copies: int, profile: Profile) -> int:
-    return ceil_us(update_bytes(slab.trainable_bytes, state_copies), profile.update_bytes_per_s)
+    """Of the optimizer's update, and of buffers, which are read and written."""
+    moved = update_bytes(slab.trainable_bytes, state_copies) + 2 * slab.buffer_bytes
+    return ceil_us(moved, profile.update_bytes_per_s)
 
 
 def forward_us(shard: ShardFacts, profile: str) -> int:
@@ -135,7 +137,13 @@ class Durations:
                 return self._shard(step).batch_bytes
             case Fetch() | Save():
                 shard = self._shard(step)
-                return shard.activation_bytes if step.what == "activations" else shard.activation_gradient_bytes
+                match step.what:
+                    case "activations":
+                        return shard.activation_bytes
+                    case "activation_gradients":
+                        return shard.activation_gradient_bytes
+                    case "buffers":
+                        return shard.buffer_bytes
 
     def of_sites(self, sites: Sequence[Site]) -> list[int]:
         """Microseconds of each site, in order; backwards by what their forwards above kept."""

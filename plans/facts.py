@@ -51,6 +51,9 @@ class ShardFacts:
     kept_bytes: int
     """What a keeping forward holds outside of the arena until its backward."""
     times: tuple[CellTimes, ...]
+    buffer_bytes: int = 0
+    """Buffers that its forward updates, passed on from microbatch to microbatch; between training steps they lie in its
+    private slab."""
 
     @property
     def has_backward(self) -> bool:
@@ -68,13 +71,16 @@ class SlabFacts:
     parameter_bytes: int
     """Parameters and read-only buffers and constants, each aligned to 256 bytes."""
     trainable_bytes: int
-    """The part that the optimizer updates; 0: never updated."""
+    """The part that the optimizer updates."""
+    buffer_bytes: int = 0
+    """The part behind it that the reader's forward updates: an update of the slab takes over what the last microbatch
+    made of it."""
 
     @property
     def updated_bytes(self) -> int:
         """What changes while the job trains: [0, updated_bytes) of the slab. All that a spill moves, and all that a
-        load over a present copy moves; what is frozen is the same in every copy."""
-        return self.trainable_bytes
+        load over a present copy moves; what is frozen is the same in every copy. 0: never updated."""
+        return self.trainable_bytes + self.buffer_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,14 @@ Objects, by kind, and where they can be:
                                 every copy: a spill, and a load over a present copy, move what changes alone
     activations                 a shard's outputs of a microbatch; device from forward or fetch, host from save
     activation_gradients        their gradients: begun by the first reader's backward, added to by the others
+    buffers                     what a forward made of the buffers that it updates; the next microbatch's begins with
+                                them, and the slab's update takes over the last; device from forward or fetch, host
+                                from save
     batch                       the batch values a shard reads; device from fetch
     gradients                   an accumulator of a slab's gradients from one shard; device from a backward,
                                 host from a spill; sibling nodes of the microbatch tree that meet are added up
 
-Activations, their gradients and batches need no drop: they live until their last reader in the list.
+Activations, their gradients, buffers and batches need no drop: they live until their last reader in the list.
 A training step of a job lies within one list (a prologue, cycle or epilogue); only slabs are held over
 a border, and the same ones at a cycle's end as at its start.
 

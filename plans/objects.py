@@ -19,7 +19,9 @@ from plans.steps import Drop, Load, Step
 from plans.workload import HOST
 
 Section: TypeAlias = Literal["prologue", "cycle", "epilogue"]
-Kind: TypeAlias = Literal["parameters", "optimizer", "activations", "activation_gradients", "batch", "gradients"]
+Kind: TypeAlias = Literal[
+    "parameters", "optimizer", "activations", "activation_gradients", "buffers", "batch", "gradients"
+]
 Node: TypeAlias = tuple[int, int]
 """Half-open range of microbatches."""
 

@@ -174,8 +174,8 @@ def _layout_faults(at: str, layout: Layout, profiles: set[str]) -> Iterable[tupl
         for reader in facts.readers:
             if reader not in range(len(layout.shards)) or facts.name not in layout.shards[reader].slabs:
                 yield f"{here}/readers", f'slab "{facts.name}" names shard {reader}, which does not read it'
-        if facts.trainable_bytes > facts.parameter_bytes:
-            yield f"{here}/trainable_bytes", "more bytes are trained than there are"
+        if facts.updated_bytes > facts.parameter_bytes:
+            yield f"{here}/trainable_bytes", "more bytes are trained or updated than there are"
 
 
 # -- decisions ----------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def update(state: State, step: Update) -> None:
     state.enter(step.job, step.step)
     shape = state.shapes[step.job]
     what = f"update of slab {step.slab} of {step.job}"
-    if not shape.slabs[step.slab].trainable_bytes:
+    slab = shape.slabs[step.slab]
+    if not slab.updated_bytes:
         state.problem(f"{what}: nothing in it is trained", "delete the line")
         return
     if (step.job, step.slab, step.step) in state.updated:
@@ -82,8 +83,10 @@ def update(state: State, step: Update) -> None:
     state.updated.add((step.job, step.slab, step.step))
     for shard in shape.readers_with_gradients(step.slab):
         _read_gradients(state, step, shard)
+    if slab.buffer_bytes:
+        _read_buffers(state, step, slab.readers[0])
     count = state.updates[step.job, step.slab]
-    for kind in SLAB_KINDS:
+    for kind in SLAB_KINDS if slab.trainable_bytes else SLAB_KINDS[:1]:
         copy = state.read(step.device, Key(kind, step.job, step.slab), f"load {kind} of it above this line")
         if copy.version != count:
             state.problem(
@@ -111,6 +114,14 @@ def _read_gradients(state: State, step: Update, shard: int) -> None:
             "move it below the last backward, and on the host below the spills of gradients",
         )
         state.lost_gradients.add(key)
+
+
+def _read_buffers(state: State, step: Update, shard: int) -> None:
+    """What the forward of the last microbatch has made of the slab's buffers."""
+    last = state.shapes[step.job].job.microbatches - 1
+    key = Key("buffers", step.job, shard=shard, step=step.step, microbatch=last)
+    remedy = f"move it below that forward, and on the host below a save of its buffers (microbatch {last})"
+    state.read(step.device, key, remedy)
 
 
 def _exists(state: State, step: Load | Spill) -> bool:

@@ -37,7 +37,7 @@ class JobShape:
         self.slabs: dict[str, SlabFacts] = {slab.name: slab for slab in layout.slabs}
         self.state_copies = state_copies
         self.gradient_bytes = [dict(shard.gradient_bytes) for shard in layout.shards]
-        self.trained = [slab.name for slab in layout.slabs if slab.trainable_bytes]
+        self.updated = [slab.name for slab in layout.slabs if slab.updated_bytes]
         self.adders: list[list[int]] = [
             [number for number, shard in enumerate(layout.shards) if producer in shard.gradients_to][::-1]
             for producer in range(len(layout.shards))
@@ -119,6 +119,8 @@ class State:
                 return shape.shards[key.shard].activation_bytes
             case "activation_gradients":
                 return shape.shards[key.shard].activation_gradient_bytes
+            case "buffers":
+                return shape.shards[key.shard].buffer_bytes
             case "batch":
                 return shape.shards[key.shard].batch_bytes
             case "gradients":

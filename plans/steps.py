@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 SlabContent: TypeAlias = Literal["parameters", "optimizer"]
-CellValue: TypeAlias = Literal["activations", "activation_gradients"]
+CellValue: TypeAlias = Literal["activations", "activation_gradients", "buffers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class FetchBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
-    """Copy a shard's saved activations, or the gradients of them, from the host to the device."""
+    """Copy a shard's saved activations, the gradients of them, or its updated buffers, from the host to the device."""
 
     device: str
     job: str
@@ -81,7 +81,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Save:
-    """Copy a shard's activations, or the gradients of them, from the device to the host."""
+    """Copy a shard's activations, the gradients of them, or its updated buffers, from the device to the host."""
 
     device: str
     job: str

@@ -141,6 +141,7 @@ class Binder:
         return RunForward(
             self._cell(step, uses),
             made,
+            self._find(uses.writes, "buffers", step.shard),
             self._kept[step.device],
             facts.kept_bytes if step.keep else None,
             facts.keep_workspace_bytes if step.keep else facts.forward_workspace_bytes,
@@ -178,6 +179,7 @@ class Binder:
             slabs=[slabs[name] for name in shard.slabs],
             inputs={producer: self._must_find(uses.reads, "activations", producer) for producer in shard.reads},
             batch=self._find(uses.reads, "batch", step.shard),
+            buffers=self._find(uses.reads, "buffers", step.shard),
             name=self._cell_name(step),
             seed=job.seed,
             threads=job.threads,
@@ -194,7 +196,8 @@ class Binder:
             state=state_of(job.optimizer, job.precision),
             use_sites=graph.use_sites,
             parameters=touched["parameters"],
-            optimizer=touched["optimizer"],
+            optimizer=touched.get("optimizer"),
+            buffers=next((self._memory.of(each) for each in uses.reads if each.key.kind == "buffers"), None),
             gradients={each.key.shard: self._memory.of(each) for each in uses.reads if each.key.kind == "gradients"},
         )
         workspace_bytes = update_workspace_bytes(self._layouts[step.job].slab(step.slab), job.precision)

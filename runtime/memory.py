@@ -49,7 +49,7 @@ class Memory:
         if region is None:
             region = Region(self._views[instance.place], address, instance.bytes, self._layouts(key))
             self._regions[identity] = region
-            if key.kind in ("parameters", "optimizer", "batch"):
+            if key.kind in ("parameters", "optimizer", "batch", "buffers"):
                 region.fill()
         return region
 
@@ -65,6 +65,8 @@ class Memory:
                 return graph.activations[key.shard].tensors
             case "activation_gradients":
                 return graph.activation_gradients[key.shard].tensors
+            case "buffers":
+                return graph.buffers[key.shard].tensors
             case "batch":
                 return graph.batch[key.shard].tensors
             case "gradients":

@@ -177,16 +177,19 @@ class Cell:
         slabs: Sequence[Region],
         inputs: Mapping[int, Region],
         batch: Region | None,
+        buffers: Region | None,
         name: CellName,
         seed: int,
         threads: int,
     ) -> None:
+        """`buffers`: those that the shard updates, as the microbatch before has left them; None: as in its slab."""
         self.program = program
         self.parameters: dict[str, Tensor] = {}
         for slab in slabs:
             self.parameters |= slab.tensors
         self._inputs = dict(inputs)
         self.batch: Mapping[str, Tensor] = {} if batch is None else batch.tensors
+        self.buffers: Mapping[str, Tensor] = self.parameters if buffers is None else buffers.tensors
         self.name = name
         self.threads = threads
         self._seed = seed
@@ -200,10 +203,18 @@ class Cell:
 
 class RunForward:
     def __init__(
-        self, cell: Cell, outputs: Region | None, kept: KeptCells, kept_bytes: int | None, workspace_bytes: int
+        self,
+        cell: Cell,
+        outputs: Region | None,
+        updated: Region | None,
+        kept: KeptCells,
+        kept_bytes: int | None,
+        workspace_bytes: int,
     ) -> None:
-        """`kept_bytes`: what the plan lets the forward keep; None: it keeps nothing."""
-        self._cell, self._outputs, self._kept, self._kept_bytes = cell, outputs, kept, kept_bytes
+        """`updated`: for the buffers that the shard updates. `kept_bytes`: what the plan lets the forward keep; None:
+        it keeps nothing."""
+        self._cell, self._outputs, self._updated = cell, outputs, updated
+        self._kept, self._kept_bytes = kept, kept_bytes
         self._workspace_bytes = workspace_bytes
 
     def __call__(self, stream: Stream, step: int) -> None:
@@ -215,6 +226,7 @@ class RunForward:
             parameters=cell.parameters,
             inputs=cell.inputs(),
             batch=cell.batch,
+            buffers=cell.buffers,
             key=cell.key(step),
             keep=self._kept_bytes is not None,
         )
@@ -226,6 +238,10 @@ class RunForward:
             with torch.no_grad():
                 for name, value in result.activations.items():
                     self._outputs.put(name, value)
+        if self._updated is not None:
+            with torch.no_grad():
+                for name, value in result.buffers.items():
+                    self._updated.put(name, value)
 
 
 class RunBackward:
@@ -261,6 +277,7 @@ class RunBackward:
             parameters=cell.parameters,
             inputs=cell.inputs(),
             batch=cell.batch,
+            buffers=cell.buffers,
             key=cell.key(step),
             kept=self._kept.take(cell.name) if self._was_kept else None,
             output_gradients={} if self._own is None else self._own.tensors,

@@ -164,10 +164,12 @@ class SlabUpdate:
         state: State,
         use_sites: Mapping[str, Sequence[tuple[int, str]]],
         parameters: Region,
-        optimizer: Region,
+        optimizer: Region | None,
         gradients: Mapping[int, Region],
+        buffers: Region | None,
     ) -> None:
-        """`gradients`: reader shard -> the region of its accumulated gradients."""
+        """`optimizer`: None where nothing in the slab is trained. `gradients`: reader shard -> the region of its
+        accumulated gradients. `buffers`: what the last forward has made of those that it updates."""
         self._kernel = kernel
         self._state = state
         self._trained = [
@@ -177,8 +179,9 @@ class SlabUpdate:
                 tuple((gradients[shard], site) for shard, site in use_sites[entry.name] if shard in gradients),
             )
             for entry in slab.entries
-            if entry.requires_grad
+            if entry.requires_grad and optimizer is not None
         ]
+        self._parameters, self._buffers = parameters, buffers
 
     def apply(self, step: int) -> None:
         """Update by the gradients that are there; `step` counts the job's training steps from 0."""
@@ -195,6 +198,9 @@ class SlabUpdate:
                 copies.append(copy)
         if parameters:
             self._kernel(parameters, gradients, state, step)
+        if self._buffers is not None:
+            for name, value in self._buffers.tensors.items():
+                self._parameters.put(name, value)
 
 
 def _total(sites: Sequence[tuple[Region, str]]) -> Tensor | None:

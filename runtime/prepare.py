@@ -88,11 +88,13 @@ def size_drift(job: str, graph: ShardedGraph, layout: Layout, pointer: str) -> t
         planned[f"{name}, readers"] = slab.readers
         planned[f"{name}, parameter bytes"] = slab.parameter_bytes
         planned[f"{name}, trained bytes"] = slab.trainable_bytes
+        planned[f"{name}, buffer bytes"] = slab.buffer_bytes
     for each in graph.slabs:
         name = f"slab {each.name}"
         now[f"{name}, readers"] = each.readers
         now[f"{name}, parameter bytes"] = each.parameter_bytes
         now[f"{name}, trained bytes"] = each.trainable_bytes
+        now[f"{name}, buffer bytes"] = each.buffer_bytes
     for number, facts in enumerate(layout.shards):
         name = f"shard {number}"
         planned[f"{name}, reads"] = facts.reads
@@ -100,6 +102,7 @@ def size_drift(job: str, graph: ShardedGraph, layout: Layout, pointer: str) -> t
         planned[f"{name}, activation bytes"] = facts.activation_bytes
         planned[f"{name}, activation gradient bytes"] = facts.activation_gradient_bytes
         planned[f"{name}, batch bytes"] = facts.batch_bytes
+        planned[f"{name}, buffer bytes"] = facts.buffer_bytes
         planned[f"{name}, gradient bytes"] = facts.gradient_bytes
     for number, activations in enumerate(graph.activations):
         name = f"shard {number}"
@@ -108,6 +111,7 @@ def size_drift(job: str, graph: ShardedGraph, layout: Layout, pointer: str) -> t
         now[f"{name}, activation bytes"] = activations.size_bytes
         now[f"{name}, activation gradient bytes"] = graph.activation_gradients[number].size_bytes
         now[f"{name}, batch bytes"] = graph.batch[number].size_bytes
+        now[f"{name}, buffer bytes"] = graph.buffers[number].size_bytes
         now[f"{name}, gradient bytes"] = tuple(
             (slab, sites.size_bytes) for slab, sites in graph.parameter_gradients[number]
         )

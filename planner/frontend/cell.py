@@ -1,6 +1,6 @@
 """A shard that runs: eager autograd over a slice of the graph (EXACTNESS.md, rules 5 to 8, 13 and 14).
 
-    forward             arguments -> leaves -> code -> activations
+    forward             arguments -> leaves -> code -> activations, and the new values of buffers that it updates
     kept forward        ... and what autograd saved: copies of what lies outside of the arguments, handles
                         of what lies inside, to be found again in the arguments of the backward
     backward            autograd.grad(outputs and passed-through values <- incoming gradients, leaves)
@@ -155,14 +155,16 @@ class EagerShard:
         parameters: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
         batch: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
         key: CellKey,
         keep: bool,
     ) -> ForwardResult:
-        arguments = self._arguments(parameters, inputs, batch)
+        arguments = self._arguments(parameters, inputs, batch, buffers)
         kept = Kept(arguments) if keep else None
         # In grad mode even where nothing is kept: under no_grad attention picks another kernel (rule 6).
         with kept.hooks() if kept is not None else saved_tensors_hooks(_drop, _refuse):
-            outputs, leaves = self._run(arguments, key)
+            results, leaves = self._run(arguments, key)
+        outputs, updated = results[: len(self.part.outputs)], results[len(self.part.outputs) :]
         if kept is not None:
             kept.outputs = [_edge(output) for output in outputs]
             kept.leaves = [_edge(leaf) for leaf in leaves]
@@ -171,7 +173,8 @@ class EagerShard:
         activations = {
             name: _apart(output.detach(), storages) for name, output in zip(self._output_names, outputs, strict=True)
         }
-        return ForwardResult(activations=activations, kept=kept)
+        made = {name: value.detach() for name, value in zip(self.part.buffers, updated, strict=True)}
+        return ForwardResult(activations=activations, buffers=made, kept=kept)
 
     def backward(
         self,
@@ -179,16 +182,17 @@ class EagerShard:
         parameters: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
         batch: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
         key: CellKey,
         kept: Kept | None,
         output_gradients: Mapping[str, Tensor],
         running: Mapping[int, Mapping[str, Tensor]],
         loss_seed: float,
     ) -> BackwardResult:
-        arguments = self._arguments(parameters, inputs, batch)
+        arguments = self._arguments(parameters, inputs, batch, buffers)
         if kept is None:
             results, leaves = self._run(arguments, key)
-            ends = [_edge(output) for output in results]
+            ends = [_edge(output) for output in results[: len(self.part.outputs)]]
             starts = [_edge(leaf) for leaf in leaves]
             del results, leaves
         else:
@@ -208,6 +212,7 @@ class EagerShard:
         parameters: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
         batch: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
     ) -> list[Tensor]:
         found = []
         for each in self.part.arguments:
@@ -215,6 +220,8 @@ class EagerShard:
                 found.append(inputs[each.producer][each.name])
             elif each.kind == "batch":
                 found.append(batch[each.name])
+            elif each.kind == "buffer":
+                found.append(buffers[each.name])
             else:
                 found.append(parameters[each.entry])
         return found
@@ -294,7 +301,11 @@ def _leaf(argument: Tensor, requires_grad: bool) -> Tensor:
 
 
 def _edge(tensor: Tensor) -> GradientEdge | None:
-    return get_gradient_edge(tensor) if tensor.requires_grad else None
+    """Where a tensor's gradient goes; None: nowhere. (A view of a parameter made under no_grad says that it requires
+    grad, and has no such place.)"""
+    if not tensor.requires_grad or (tensor.grad_fn is None and tensor._is_view()):
+        return None
+    return get_gradient_edge(tensor)
 
 
 def _apart(output: Tensor, storages: set[int]) -> Tensor:

@@ -7,8 +7,9 @@ few cheap operators, from batch values and small constants alone: masks, positio
     node       arange   | addmm  | mask   | attention        a cut before `mask` is the same as one before
                                                              `attention`, so only the latter is offered
 
-Cuts are forbidden between the creation and the last write of memory that an in-place operator writes to, and
-between an operator with several results and the getitems that pick them (rule 3).
+Cuts are forbidden between the creation and the last write of memory that an in-place operator writes to, between the
+first and the last use of a buffer that the forward updates, and between an operator with several results and the
+getitems that pick them (rule 3).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from planner.frontend import keyed
+from planner.frontend.buffers import touched
 from planner.frontend.evaluation import Evaluation, tensors_in
 from planner.frontend.normalize import mutated_inputs_of
 from planner.frontend.operators import MATRIX_PRODUCTS, base_name
@@ -46,7 +48,7 @@ def recomputed_nodes(
         inputs = node.all_input_nodes
         if not _is_cheap(node, evaluation, written):
             continue
-        if not all(each in chains or _is_cheap_input(each, placeholders) for each in inputs):
+        if not all(each in chains or _is_cheap_input(each, placeholders, evaluation, written) for each in inputs):
             continue
         chain = frozenset({node}).union(*(chains[each] for each in inputs if each in chains))
         made = sum(_bytes(each) for each in chain)
@@ -74,14 +76,23 @@ def _forbidden(nodes: Sequence[Node], recomputed: frozenset[str], evaluation: Ev
         if not isinstance(node.meta["val"], Tensor) and node.name not in recomputed:
             picks = [order[user] for user in node.users if user.target is operator.getitem]
             forbidden.update(range(number + 1, max(picks, default=number) + 1))
-    lives: dict[int, list[int]] = defaultdict(list)
+    uses: dict[int, list[int]] = defaultdict(list)
+    """Storage -> the nodes that touch it, ascending: the first makes it, unless it comes from outside."""
     for number, node in enumerate(nodes):
-        for storage in evaluation.storages[node]:
-            lives[storage].append(number)
+        for storage in touched(node, evaluation):
+            uses[storage].append(number)
+    outside = {
+        storage
+        for node in nodes
+        for each in node.all_input_nodes
+        if each.op == "placeholder"
+        for storage in evaluation.storages[each]
+    }
     for number, node in enumerate(nodes):
         for target in mutated_inputs_of(node):
             for storage in evaluation.storages[target]:
-                forbidden.update(range(lives[storage][0] + 1, number + 1))
+                last = uses[storage][-1] if storage in outside else number
+                forbidden.update(range(uses[storage][0] + 1, last + 1))
     return forbidden
 
 
@@ -101,8 +112,10 @@ def _is_outer_product(node: Node) -> bool:
     return base_name(node) in ("matmul", "bmm") and len(values) == 2 and values[0].shape[-1] == 1
 
 
-def _is_cheap_input(node: Node, placeholders: Mapping[str, Placeholder]) -> bool:
-    if node.op != "placeholder":
+def _is_cheap_input(
+    node: Node, placeholders: Mapping[str, Placeholder], evaluation: Evaluation, written: set[int]
+) -> bool:
+    if node.op != "placeholder" or evaluation.storages[node] & written:
         return False
     placeholder = placeholders[node.name]
     return placeholder.role == "batch" or is_small_constant(placeholder, node.meta["val"])

@@ -121,7 +121,7 @@ def _run(part: Slice, circumstances: _Circumstances) -> _Found:
 def _backward(part: Slice, flow: Flow, circumstances: _Circumstances) -> tuple[dict[str, Stride], tuple[str, ...]]:
     """Names of the inputs that receive a gradient, with its strides, and of the use sites that do."""
     shard = EagerShard(part, flow, {each.parameter: "" for each in part.sites})
-    arguments: dict[str, dict[str, Tensor]] = {"parameter": {}, "batch": {}}
+    arguments: dict[str, dict[str, Tensor]] = {"parameter": {}, "batch": {}, "buffer": {}}
     inputs: dict[int, dict[str, Tensor]] = {}
     running: dict[int, dict[str, Tensor]] = {}
     values = [each.value for each in part.arguments]
@@ -133,7 +133,7 @@ def _backward(part: Slice, flow: Flow, circumstances: _Circumstances) -> tuple[d
             if each.kind == "input":
                 inputs.setdefault(each.producer, {})[each.name] = _like(each)
             else:
-                arguments["batch" if each.kind == "batch" else "parameter"][each.entry] = _like(each)
+                arguments["parameter" if each.kind == "site" else each.kind][each.entry] = _like(each)
         for number, stride in circumstances.running:
             each = part.arguments[number]
             running.setdefault(each.producer, {})[each.name] = _like(each, stride)
@@ -146,6 +146,7 @@ def _backward(part: Slice, flow: Flow, circumstances: _Circumstances) -> tuple[d
             parameters=arguments["parameter"],
             inputs=inputs,
             batch=arguments["batch"],
+            buffers=arguments["buffer"],
             key=_KEY,
             kept=None,
             output_gradients=incoming,

@@ -2,6 +2,7 @@
 
     flatten         tied weights get one placeholder; changes of no_grad and autocast become per-node contexts;
                     custom autograd functions become callable targets
+    settle          what assigns a buffer anew moves to where it is assigned (`planner.frontend.buffers`)
     functionalize   in-place operators that nobody else can see become functional ones
     key_randomness  random nodes draw from keyed generators
     evaluate        fake values, and each value's requires_grad in the uncut graph
@@ -24,6 +25,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, Node
 
 from planner.frontend import functions, keyed
+from planner.frontend.buffers import settle_assignments, writes_to_outside
 from planner.frontend.dtypes import mixed_types
 from planner.frontend.evaluation import Evaluation, evaluate, mapped
 from planner.frontend.modes import Modes, entered
@@ -49,6 +51,7 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     description, whose `node` is the one to keep. `prefix` is left out of module paths.
     """
     flat = _Flattening(placeholders, prefix).run(graph)
+    settle_assignments(flat, placeholders)
     refuse_updates(flat, placeholders)
     functionalize(flat, placeholders)
     key_randomness(flat)
@@ -56,6 +59,7 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     merge_same(evaluation)
     sweep(flat, evaluation)
     refuse_mixed_types(flat)
+    refuse_trained_buffers(flat, evaluation)
     for number, node in enumerate(each for each in flat.nodes if each.op == "call_function"):
         if node.target in keyed.KEYED:
             node.meta["draw"] = number
@@ -130,21 +134,20 @@ def where(source: Source) -> str:
 
 
 def refuse_updates(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:
-    """TraceError where the forward writes to what it reads from outside (directly; views: `functionalize`)."""
+    """TraceError where the forward writes to a parameter, a constant or its batch (views of it: `functionalize`)."""
     for node in graph.nodes:
         for target in mutated_inputs(node) if node.op == "call_function" else ():
-            if target.op == "placeholder":
+            if target.op == "placeholder" and placeholders[target.name].role != "buffer":
                 raise update_error(node, placeholders[target.name])
 
 
 def update_error(node: Node, written: Placeholder) -> TraceError:
-    """The error for a forward that updates a buffer, a parameter or its batch."""
+    """The error for a forward that updates a parameter, a constant or its batch."""
     owner = written.name.rpartition(".")[0]
     what = f"{written.role} {written.name!r}" + (f" of module {owner!r}" if owner else "")
     return TraceError(
-        f"{where(node.meta['source'])}: the forward updates {what} (by {node.target}); a model whose forward "
-        "updates what it reads cannot be cut yet: use layers without running statistics "
-        "(LayerNorm, GroupNorm, track_running_stats=False), or write to a copy"
+        f"{where(node.meta['source'])}: the forward updates {what} (by {node.target}); only buffers can be updated: "
+        "register it as a buffer, or write to a copy"
     )
 
 
@@ -157,7 +160,10 @@ def refuse_mixed_types(graph: Graph) -> None:
 
 
 def functionalize(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:
-    """Replace in-place operators where no other name of the memory is read later; refuse those on placeholders."""
+    """Replace in-place operators where no other name of the memory is read later; those on buffers stay.
+
+    TraceError for those on what else is read from outside.
+    """
     writers = [node for node in graph.nodes if node.op == "call_function" and any(True for _ in mutated_inputs(node))]
     if not writers:
         return
@@ -171,10 +177,11 @@ def functionalize(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None
         for target in mutated_inputs(node):
             for storage in evaluation.storages[target]:
                 for sharer in sharers[storage]:
-                    if sharer.op == "placeholder":
+                    if sharer.op == "placeholder" and placeholders[sharer.name].role != "buffer":
                         raise update_error(node, placeholders[sharer.name])
     for node in writers:
-        _make_functional(node, evaluation, sharers, order)
+        if not writes_to_outside(node, evaluation, sharers):
+            _make_functional(node, evaluation, sharers, order)
 
 
 def _make_functional(
@@ -208,6 +215,31 @@ def _same_form(functional: OpOverload, node: Node) -> bool:
         (made.shape, made.stride(), made.dtype, made.device)
         == (written.shape, written.stride(), written.dtype, written.device)
     )
+
+
+def updated_buffers(graph: Graph, evaluation: Evaluation) -> frozenset[str]:
+    """Names of the placeholder nodes whose memory the forward writes to."""
+    written = {
+        storage
+        for node in graph.nodes
+        if node.op == "call_function"
+        for target in mutated_inputs_of(node)
+        for storage in evaluation.storages[target]
+    }
+    return frozenset(
+        node.name for node in graph.nodes if node.op == "placeholder" and evaluation.storages[node] & written
+    )
+
+
+def refuse_trained_buffers(graph: Graph, evaluation: Evaluation) -> None:
+    """TraceError where what a buffer is updated by has a gradient: the next step could not run backward."""
+    for node in graph.nodes:
+        for target in mutated_inputs_of(node) if node.op == "call_function" else ():
+            if target.op == "placeholder" and target.meta["requires_grad"]:
+                raise TraceError(
+                    f"{where(node.meta['source'])}: the forward updates buffer {target.name} with what is trained, and "
+                    "keeps its gradient; update it under torch.no_grad(), or with a detached value"
+                )
 
 
 # -- randomness ---------------------------------------------------------------------------------------
@@ -254,9 +286,10 @@ def merge_same(evaluation: Evaluation) -> None:
 
 
 def sweep(graph: Graph, evaluation: Evaluation) -> None:
-    """Delete what the loss does not depend on; a write counts for all that shares the memory and is read later."""
+    """Delete what neither the loss nor a buffer's new value depends on; a write counts for all that shares the memory
+    and is read later."""
     needed: set[Node] = set()
-    memory: set[int] = set()
+    memory = {storage for node in graph.nodes if node.op == "placeholder" for storage in evaluation.storages[node]}
     for node in reversed(list(graph.nodes)):
         writes = node.op == "call_function" and any(
             evaluation.storages[target] & memory for target in mutated_inputs_of(node)

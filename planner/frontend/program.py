@@ -5,6 +5,7 @@
         activations       per shard: the values that it makes and later shards read
         gradients         per shard: their gradients, and per (shard, slab) the parameter gradients by use site
         batch             per shard: the batch values that it reads
+        buffers           per shard: the buffers that its forward updates
         programs          per shard: a pair of callables, forward and backward
 
 A bundle is the unit of one arena region: tensors at fixed offsets, each with its own strides.
@@ -47,11 +48,14 @@ class SlabLayout:
     name: str
     readers: tuple[int, ...]
     entries: tuple[TensorLayout, ...]
-    """Parameters that are trained first, then frozen ones, read-only buffers and lifted constants.
-    `requires_grad` marks those that the optimizer updates. Names are the graph's (see `BuiltModel`)."""
+    """Parameters that are trained first, then buffers that the forward updates, then what never changes: frozen
+    parameters, other buffers, lifted constants. `requires_grad` marks those that the optimizer updates. Names are the
+    graph's (see `BuiltModel`)."""
     parameter_bytes: int
     trainable_bytes: int
     """The trained entries lie in [0, trainable_bytes); optimizer state and gradients use their offsets."""
+    buffer_bytes: int
+    """The updated buffers lie behind them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,8 @@ Kept: TypeAlias = Any
 class ForwardResult:
     activations: Mapping[str, Tensor]
     """By name in the shard's `activations` bundle; not aliasing any input; to be copied to the arena."""
+    buffers: Mapping[str, Tensor]
+    """By name in the shard's `buffers` bundle: the values that the next microbatch's forward begins with."""
     kept: Kept | None
 
 
@@ -86,8 +92,9 @@ class ShardProgram(Protocol):
     """One shard's forward and backward, for tensors on any device.
 
     `parameters` maps the names of all entries of the shard's slabs to views; `inputs` maps producer
-    shard -> value name -> tensor; `batch` maps batch value name -> tensor. All are views into an arena
-    that may be filled anew (or lie elsewhere) by the time of the backward, which gets its own views.
+    shard -> value name -> tensor; `batch` maps batch value name -> tensor; `buffers` maps the buffers that the shard
+    updates to their values before this microbatch, which stay as they are. All are views into an arena that may be
+    filled anew (or lie elsewhere) by the time of the backward, which gets its own views.
     """
 
     def forward(
@@ -96,6 +103,7 @@ class ShardProgram(Protocol):
         parameters: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
         batch: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
         key: CellKey,
         keep: bool,
     ) -> ForwardResult:
@@ -108,6 +116,7 @@ class ShardProgram(Protocol):
         parameters: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
         batch: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
         key: CellKey,
         kept: Kept | None,
         output_gradients: Mapping[str, Tensor],
@@ -134,6 +143,8 @@ class ShardedGraph:
     activation_gradients: tuple[Bundle, ...]
     """Per shard; tensors that receive no gradient are left out; size 0: none does."""
     batch: tuple[Bundle, ...]
+    buffers: tuple[Bundle, ...]
+    """Per shard: the buffers that its forward updates, which lie in its private slab between training steps."""
     reads: tuple[tuple[int, ...], ...]
     gradients_to: tuple[tuple[int, ...], ...]
     parameter_gradients: tuple[tuple[tuple[str, Bundle], ...], ...]

@@ -43,6 +43,9 @@ def shard(traced: TracedGraph, cuts: Sequence[int]) -> ShardedGraph:
         batch=tuple(
             _bundle((each.name, each.value, ()) for each in part.arguments if each.kind == "batch") for part in parts
         ),
+        buffers=tuple(
+            _bundle((each.name, each.value, ()) for each in part.arguments if each.kind == "buffer") for part in parts
+        ),
         reads=tuple(
             tuple(sorted({each.producer for each in part.arguments if each.kind == "input"})) for part in parts
         ),
@@ -93,28 +96,31 @@ def _slabs(traced: TracedGraph, parts: Sequence[Slice], gradients: GradientFlow)
                 members[(number,)].append(placeholder.name)
         else:
             members[shards].append(placeholder.name)
+    updated = {each.name for each in traced.placeholders if each.updated}
     return tuple(
-        _slab(shards, names, values, trained)
+        _slab(shards, names, values, trained, updated)
         for shards, names in sorted(members.items(), key=lambda item: (len(item[0]) > 1, item[0]))
     )
 
 
-def _slab(shards: tuple[int, ...], names: Sequence[str], values: Mapping[str, Tensor], trained: set[str]) -> SlabLayout:
-    first = [name for name in names if name in trained]
+def _slab(
+    shards: tuple[int, ...], names: Sequence[str], values: Mapping[str, Tensor], trained: set[str], updated: set[str]
+) -> SlabLayout:
     entries: list[TensorLayout] = []
-    offset = trainable = 0
-    for name in first + [name for name in names if name not in trained]:
+    offset = trainable = buffers = 0
+    for name in sorted(names, key=lambda name: (name not in trained, name not in updated)):
         entry = _layout(name, values[name], (), offset, name in trained)
         entries.append(entry)
         offset += entry.size_bytes
-        if name in trained:
-            trainable = offset
+        trainable += entry.size_bytes if name in trained else 0
+        buffers += entry.size_bytes if name in updated else 0
     return SlabLayout(
         name="+".join(map(str, shards)),
         readers=shards,
         entries=tuple(entries),
         parameter_bytes=offset,
         trainable_bytes=trainable,
+        buffer_bytes=buffers,
     )
 
 

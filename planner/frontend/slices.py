@@ -41,7 +41,8 @@ class Argument:
     """One tensor that a slice's code takes, in the order of its parameters."""
 
     kind: str
-    """`input`, `site` (a trainable parameter at one use), `parameter` (any other of the model) or `batch`."""
+    """`input`, `site` (a trainable parameter at one use), `buffer` (one that the forward updates), `parameter` (any
+    other of the model) or `batch`."""
     name: str
     """Value name, use site, name of the model's tensor, or batch key."""
     producer: int
@@ -72,11 +73,17 @@ class Slice:
     @property
     def tensors(self) -> tuple[str, ...]:
         """Names of the model's tensors that it reads, each once, in order of first use."""
-        return tuple(dict.fromkeys(each.entry for each in self.arguments if each.kind in ("site", "parameter")))
+        kinds = ("site", "parameter", "buffer")
+        return tuple(dict.fromkeys(each.entry for each in self.arguments if each.kind in kinds))
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the buffers that it updates; its code makes their new values, after its outputs."""
+        return tuple(each.name for each in self.arguments if each.kind == "buffer")
 
 
 class Code:
-    """A function `(draws, device, *arguments) -> outputs`, compiled when it is first called."""
+    """A function `(draws, device, *arguments) -> (*outputs, *buffers)`, compiled when it is first called."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -168,7 +175,7 @@ def _argument(
         kind, name, entry = "input", node.name, node.name
     else:
         placeholder = placeholders[node.name]
-        kind = "batch" if placeholder.role == "batch" else "site" if placeholder.trainable else "parameter"
+        kind = _kind(placeholder)
         entry = placeholder.name
         name = site_name(entry, reader.name) if kind == "site" else entry
     return Argument(
@@ -179,6 +186,14 @@ def _argument(
         value=value_of(node),
         requires_grad=traced.requires_grad[node.name],
     )
+
+
+def _kind(placeholder: Placeholder) -> str:
+    if placeholder.role == "batch":
+        return "batch"
+    if placeholder.updated:
+        return "buffer"
+    return "site" if placeholder.trainable else "parameter"
 
 
 def _code(
@@ -195,15 +210,21 @@ def _code(
             argument.kind, argument.requires_grad, tuple(value.shape), value.stride(), value.dtype
         )  # fmt: skip
 
+    # What the forward updates is copied first: a forward that runs again begins with the same (EXACTNESS.md, rule 9).
+    for key, given in list(taken.items()):
+        if key[0] == "buffer":
+            taken[key] = graph.call_function(
+                torch.ops.aten.clone.default, (given,), {"memory_format": torch.preserve_format}
+            )
+    buffers = [node for key, node in taken.items() if key[0] == "buffer"]
+
     def here(reader: Node, node: Node) -> Node:
         if node.name in made:
             return made[node.name]
         placeholder = placeholders.get(node.name)
         name = placeholder.name if placeholder else node.name
-        for key in (("input", node.name), ("site", site_name(name, reader.name)), ("parameter", name), ("batch", name)):
-            if key in taken and (key[0] == "input") == (placeholder is None):
-                return taken[key]
-        raise AssertionError(f"{reader.name} reads {node.name}, which nobody gives")
+        kind = "input" if placeholder is None else _kind(placeholder)
+        return taken[kind, site_name(name, reader.name) if kind == "site" else name]
 
     slot = 0
     for number, node in enumerate(nodes):
@@ -221,7 +242,7 @@ def _code(
         if node.meta["context"] != PLAIN:
             target, args = Scoped(target, node.meta["context"]), (device, *args)
         made[node.name] = graph.create_node("call_function", target, args, dict(kwargs), name=f"v{number}")
-    graph.output(tuple(made[name] for name in outputs))
+    graph.output((*(made[name] for name in outputs), *buffers))
     return Code(graph)
 
 

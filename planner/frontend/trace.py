@@ -14,6 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from hashlib import sha256
 from types import FrameType
 from typing import Any
@@ -26,13 +27,14 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 from torch.utils._pytree import tree_flatten
 
+from planner.frontend.buffers import written_back
 from planner.frontend.conversions import converting_fake_modules
 from planner.frontend.cuts import cut_positions, recomputed_nodes
 from planner.frontend.evaluation import mapped
 from planner.frontend.functions import recorded
 from planner.frontend.model import MODEL, Loss, make_loss
 from planner.frontend.modes import modes_as_nodes
-from planner.frontend.normalize import normalize
+from planner.frontend.normalize import normalize, updated_buffers
 from planner.frontend.operators import base_name
 from planner.frontend.refusals import because
 from planner.frontend.traced import Placeholder, Role, TracedGraph
@@ -107,7 +109,7 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
         example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
     try:
-        with _quiet(), mode, modes_as_nodes(), recorded():
+        with _quiet(), mode, modes_as_nodes(), recorded(), written_back(module):
             return torch.export.export(module, (example,), strict=False)
     except Exception as error:  # the user's own code under torch.export: anything may come out of it
         raise _trace_error(job, module, error) from error
@@ -120,6 +122,8 @@ def traced_module(job: Job, module: Loss, program: ExportedProgram) -> TracedGra
         graph, evaluation = normalize(program.graph, described, MODEL)
     except TraceError as error:
         raise TraceError(f"job {job.name}: {error}") from None
+    updated = updated_buffers(graph, evaluation)
+    described = {node: replace(each, updated=each.node in updated) for node, each in described.items()}
     nodes = tuple(node for node in graph.nodes if node.op == "call_function")
     (loss,) = (node for node in graph.nodes if node.op == "output")
     _check_loss(job, loss.all_input_nodes)

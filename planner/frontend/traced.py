@@ -71,6 +71,8 @@ class Placeholder:
     """Requires grad in the model. (Whether a gradient reaches it: `ShardedGraph.use_sites`.)"""
     persistent: bool
     """Part of the state_dict."""
+    updated: bool = False
+    """A buffer that the forward writes to (running statistics, a counter)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

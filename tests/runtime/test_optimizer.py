@@ -41,6 +41,7 @@ class Slab:
             entries=trained.tensors,
             parameter_bytes=trained.size_bytes,
             trainable_bytes=trained.size_bytes,
+            buffer_bytes=0,
         )
         self.parameters = self.region(trained.size_bytes, layout.entries)
         self.parameters.fill()
@@ -60,6 +61,7 @@ class Slab:
             parameters=self.parameters,
             optimizer=self.state,
             gradients=self.gradients,
+            buffers=None,
         )
 
     def region(self, size: int, layouts: tuple[object, ...]) -> Region:

@@ -96,6 +96,7 @@ class ChainShard:
         parameters: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
         batch: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
         key: CellKey,
         keep: bool,
     ) -> ForwardResult:
@@ -103,7 +104,7 @@ class ChainShard:
             raise ValueError("layer broke")
         run = self._run(parameters, inputs, batch, key)
         kept = Kept(self.keeps, run) if keep else None
-        return ForwardResult(activations={self.name: run[2].detach()}, kept=kept)
+        return ForwardResult(activations={self.name: run[2].detach()}, buffers={}, kept=kept)
 
     def backward(
         self,
@@ -111,6 +112,7 @@ class ChainShard:
         parameters: Mapping[str, Tensor],
         inputs: Mapping[int, Mapping[str, Tensor]],
         batch: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
         key: CellKey,
         kept: Kept | None,
         output_gradients: Mapping[str, Tensor],
@@ -260,6 +262,7 @@ def chain_graph(layers: int, rows: int, dropout: float = 0.0) -> ShardedGraph:
         activations=tuple(activations),
         activation_gradients=tuple(gradients),
         batch=tuple(batch),
+        buffers=(bundle({}),) * layers,
         reads=tuple(reads),
         gradients_to=tuple(reads),
         parameter_gradients=tuple(by_shard),
@@ -293,6 +296,7 @@ def _slab(
         entries=(*first.tensors, *moved),
         parameter_bytes=first.size_bytes + rest.size_bytes,
         trainable_bytes=first.size_bytes,
+        buffer_bytes=0,
     )
 
 

@@ -72,8 +72,10 @@ class _Cycle:
         self.kept: dict[tuple[int, int], bool] = {}
         for chain in chains:
             chain.reverse()
+        self.forwarded = [0] * self.microbatches
+        """Microbatch -> shards that have run forward."""
         while any(chains):
-            what, shard, microbatch = self.random.choice([chain for chain in chains if chain]).pop()
+            what, shard, microbatch = self.random.choice([chain for chain in chains if chain and self.may(chain)]).pop()
             if what == "forward":
                 self.forward(where[shard, microbatch], shard, microbatch)
             else:
@@ -82,8 +84,14 @@ class _Cycle:
                 free = self.random.choice(self.devices) if elsewhere and not kept else where[shard, microbatch]
                 self.backward(free, shard, microbatch)
         for slab in self.random.sample(self.layout.slabs, len(self.layout.slabs)):
-            if slab.trainable_bytes:
+            if slab.updated_bytes:
                 self.update(slab.name, slab.readers)
+
+    def may(self, chain: list[tuple[str, int, int]]) -> bool:
+        """Whether what a chain's next forward begins with is there: buffers pass on from microbatch to microbatch."""
+        what, shard, microbatch = chain[-1]
+        chained = what == "forward" and microbatch > 0 and self.layout.shards[shard].buffer_bytes > 0
+        return not chained or self.forwarded[microbatch - 1] > shard
 
     def has_backward(self, shard: int) -> bool:
         return self.layout.shards[shard].has_backward
@@ -125,6 +133,8 @@ class _Cycle:
         if HOST not in places:
             self.lines.append(Save(device=self.random.choice(sorted(places)), what=what, **cell))  # type: ignore[arg-type]
             places.add(HOST)
+        if device == HOST:
+            return
         self.lines.append(Fetch(device=device, what=what, **cell))  # type: ignore[arg-type]
         places.add(device)
 
@@ -139,6 +149,9 @@ class _Cycle:
                 FetchBatch(device=device, job=self.job, shard=number, microbatch=microbatch, step=self.step)
             )
             self.batches.add((device, number, microbatch))
+        if shard.buffer_bytes and microbatch:
+            self.bring(device, "buffers", number, microbatch - 1)
+            self.coverage.seen.add("buffers")
 
     def forward(self, device: str, number: int, microbatch: int) -> None:
         self.bring_inputs(device, number, microbatch)
@@ -147,6 +160,8 @@ class _Cycle:
         cell = dict(device=device, job=self.job, shard=number, microbatch=microbatch, step=self.step)
         self.lines.append(Forward(keep=keep, **cell))  # type: ignore[arg-type]
         self.places["activations", number, microbatch] = {device}
+        self.places["buffers", number, microbatch] = {device}
+        self.forwarded[microbatch] = number + 1
         if number == len(self.layout.shards) - 1:
             self.lines.append(Save(what="activations", **cell))  # type: ignore[arg-type]
         self.drop_some(device)
@@ -185,6 +200,8 @@ class _Cycle:
     def update(self, slab: str, readers: Sequence[int]) -> None:
         place = self.update_place[slab]
         with_gradients = [shard for shard in readers if slab in dict(self.layout.shards[shard].gradient_bytes)]
+        if self.layout.slab(slab).buffer_bytes:
+            self.bring(place, "buffers", readers[0], self.microbatches - 1)
         if place == HOST:
             self.write_back(slab)
             for shard in with_gradients:
@@ -270,7 +287,7 @@ def draw_phase(
     for device in devices:
         for name in sorted(resident[device]):
             prologue.append(Load(device=device, job=job, slab=name))
-            stale = layout.slab(name).trainable_bytes and update_place[name] != device
+            stale = layout.slab(name).updated_bytes and update_place[name] != device
             cycle.held[device, name] = -1 if stale else 0
             if update_place[name] == device:
                 prologue.append(Load(device=device, job=job, slab=name, what="optimizer"))

@@ -37,6 +37,7 @@ def drawn_plan(seed: int, coverage: Coverage | None = None) -> Plan:
         tied=random.random() < 0.6,
         skip=random.random() < 0.5,
         frozen=random.choice([0, random.randint(0, shards)]),
+        buffers=[number for number in range(shards) if random.random() < 0.3],
     )
     lists = tuple(
         draw_phase(

@@ -3,6 +3,7 @@
 gpt2, gpt2_dropout, llama, t5, bert    transformers, a few thousand parameters
 skips                                  a value that skips over all shards, a parameter used in several places
 adversarial                            strides, in-place operators, views, reused values, integer values
+statistics                             buffers that the forward updates
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def jobs() -> dict[str, Job]:
         "recurrent": job_of("support.models:Recurrent", {}, name="recurrent", loss=loss),
         "cast": job_of("support.models:Cast", {}, name="cast", loss=loss),
         "adversarial": job_of("support.models:Adversarial", {}, name="adversarial", loss=loss),
+        "statistics": job_of("support.models:Statistics", {}, name="statistics", loss=loss),
     }
 
 
@@ -189,6 +191,40 @@ class Adversarial(nn.Module):
             value = value + (mixed.T.T if mixed.dim() == 2 else mixed.permute(2, 0, 1).permute(1, 2, 0)) * other
             value = value / (1 + value.abs().amax(-1, keepdim=True))
         return value + other.flip(1)
+
+
+class Statistics(nn.Module):
+    """Buffers that the forward updates: batch norm's, a counter, averages that later values are made from, one of them
+    assigned anew, a vector that a power iteration turns; one module is called twice, one is frozen."""
+
+    def __init__(self, width: int = 16, depth: int = 3) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(TOKENS, width)
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(depth))
+        self.twice = nn.BatchNorm1d(width, momentum=0.3)
+        self.plain = nn.BatchNorm1d(width, affine=False)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("assigned", torch.ones(width))
+        self.register_buffer("turned", torch.linspace(-1, 1, width), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.calls += 1
+        value = self.embed(tokens).transpose(1, 2)
+        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            value = torch.relu_(norm(layer(value))) + value
+            if number == 1:
+                with torch.no_grad():
+                    self.mean.mul_(0.9).add_(value.mean((0, 2)), alpha=0.1)
+                value = value * (1 + self.mean[:, None])
+        self.assigned = 0.5 * self.assigned + value.detach().amax((0, 2))
+        value = value / (1 + self.assigned[:, None])
+        with torch.no_grad():
+            weight = self.layers[0].weight[:, :, 1]
+            self.turned.copy_(torch.nn.functional.normalize(weight @ self.turned, dim=0))
+        value = self.twice(self.twice(value) * self.turned[:, None])
+        return self.plain(value).transpose(1, 2)
 
 
 class Noted(nn.Module):

@@ -135,10 +135,16 @@ class Replay:
         batch = batch_for(self.job, step, microbatch)
         values: dict[int, Mapping[str, Tensor]] = {}
         kept = {}
+        before: dict[int, dict[str, Tensor]] = {}
+        """Shard -> the buffers that it updates, as its forward found them."""
         for number, program in enumerate(graph.programs):
             keep = self.keep(step, microbatch, number)
             arena = self.arena(values, batch, number)
             result = program.forward(**arena.views, key=key, keep=keep)
+            assert set(result.buffers) == {each.name for each in graph.buffers[number].tensors}
+            before[number] = {name: self.tensors[name].clone() for name in result.buffers}
+            for name, value in result.buffers.items():
+                self.tensors[name].copy_(value)
             values[number] = {name: self.move(value) for name, value in result.activations.items()}
             arena.memory.fill_(1)
             assert set(values[number]) == {each.name for each in graph.activations[number].tensors}
@@ -150,7 +156,7 @@ class Replay:
         fresh: dict[tuple[int, str], Tensor] = {}
         for number in reversed(range(len(graph.programs))):
             result = graph.programs[number].backward(
-                **self.arena(values, batch, number).views,
+                **self.arena(values, batch, number, before[number]).views,
                 key=key,
                 kept=kept.pop(number),
                 output_gradients=gradients[number],
@@ -169,9 +175,17 @@ class Replay:
         (loss,) = values[len(graph.programs) - 1].values()
         return loss, fresh
 
-    def arena(self, values: Mapping[int, Mapping[str, Tensor]], batch: Mapping[str, Tensor], number: int) -> Arena:
-        """A shard's arguments in one new piece of memory, as on a device."""
+    def arena(
+        self,
+        values: Mapping[int, Mapping[str, Tensor]],
+        batch: Mapping[str, Tensor],
+        number: int,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> Arena:
+        """A shard's arguments in one new piece of memory, as on a device; `buffers`: as its forward found them."""
         arena = Arena()
+        names = [each.name for each in self.sharded.buffers[number].tensors]
+        updated = {name: arena.take((buffers or self.tensors)[name]) for name in names}
         inputs = {
             producer: {name: arena.take(self.move(value)) for name, value in values[producer].items()}
             for producer in self.sharded.reads[number]
@@ -183,7 +197,7 @@ class Replay:
             for entry in slab.entries
         }
         given = {name: arena.take(batch[name]) for name in self.batch_names(number)}
-        arena.views = {"parameters": parameters, "inputs": inputs, "batch": given}
+        arena.views = {"parameters": parameters, "inputs": inputs, "batch": given, "buffers": updated}
         return arena
 
     def batch_names(self, number: int) -> list[str]:

@@ -9,7 +9,7 @@ Every cell is brought what it needs by the lines above it; nothing is prefetched
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from plans.digests import decisions_digest, facts_digest, lists_digest
@@ -40,6 +40,7 @@ from plans.steps import (
 )
 from plans.workload import HOST, Cluster, Device, Job, Link, Profile, Target, Workload
 
+BUFFER_BYTES = 512
 MIB = 1 << 20
 PROFILE = "toy"
 
@@ -117,6 +118,7 @@ def toy_layout(
     tied: bool = True,
     skip: bool = False,
     frozen: int = 0,
+    buffers: Collection[int] = (),
     profiles: Sequence[str] = (PROFILE,),
 ) -> Layout:
     """A chain of shards of one cost, cut every ten nodes.
@@ -124,6 +126,7 @@ def toy_layout(
     `tied`: the first and the last shard share a slab as well. `skip`: the last shard also reads the first's
     activations. The first shard reads the batch, and so does the last (the labels). `frozen`: of so many shards
     from the first on nothing is trained, of those after them a quarter of each slab; a tied slab is then frozen too.
+    `buffers`: shards whose forwards update some.
     """
     last = shards - 1
     shared = f"0+{last}"
@@ -131,7 +134,13 @@ def toy_layout(
     names = [[str(number), shared] if has_shared and number in (0, last) else [str(number)] for number in range(shards)]
     trained = slab_bytes // 4 if frozen else slab_bytes
     slabs = [
-        SlabFacts(name=str(n), readers=(n,), parameter_bytes=slab_bytes, trainable_bytes=0 if n < frozen else trained)
+        SlabFacts(
+            name=str(n),
+            readers=(n,),
+            parameter_bytes=slab_bytes + (BUFFER_BYTES if n in buffers else 0),
+            trainable_bytes=0 if n < frozen else trained,
+            buffer_bytes=BUFFER_BYTES if n in buffers else 0,
+        )
         for n in range(shards)
     ]
     if has_shared:
@@ -158,6 +167,7 @@ def toy_layout(
                 recompute_workspace_bytes=50_000,
                 keep_workspace_bytes=5_000,
                 kept_bytes=30_000,
+                buffer_bytes=BUFFER_BYTES if number in buffers else 0,
                 times=tuple(CellTimes(profile=p, forward_us=forward_us, backward_us=backward_us) for p in profiles),
             )
             for number in range(shards)

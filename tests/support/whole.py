@@ -92,6 +92,7 @@ def exact_jobs() -> dict[str, Job]:
         "bert": whole_job("transformers:BertForMaskedLM", BERT, name="bert"),
         "skips": whole_job("support.models:Skips", {}, name="skips"),
         "adversarial": whole_job("support.models:Adversarial", {}, name="adversarial"),
+        "statistics": whole_job("support.models:Statistics", {}, name="statistics"),
     }
 
 

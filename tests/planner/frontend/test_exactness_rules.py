@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from support.models import batch_for, gpt2, job_of, jobs
-from support.replay import Trained, plain_loop, replay_of, same_bits
+from support.replay import Replay, Trained, plain_loop, replay_of, same_bits
 from torch import Tensor
 from torch.fx import Node
 
@@ -182,6 +182,30 @@ def test_rule_8_values_moved_without_their_strides(monkeypatch: pytest.MonkeyPat
     assert survivors(lambda seed: trained("recurrent", seed, move=dense), plain("recurrent")) < DRAWS
 
 
+def test_rule_9_recomputed_on_buffers_as_they_are_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward that runs again has to begin with the buffers that it found the first time, and to change none."""
+    assert survivors(lambda seed: trained("statistics", seed, keep=False), plain("statistics")) == DRAWS
+    real = Replay.arena
+    monkeypatch.setattr(Replay, "arena", lambda self, values, batch, number, *_: real(self, values, batch, number))
+    assert survivors(lambda seed: trained("statistics", seed, keep=False), plain("statistics")) == 0
+
+
+def test_what_a_buffer_is_assigned_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.export alone loses `self.buffer = value` in all modules but the outermost."""
+    job = all_jobs()["statistics"]
+    monkeypatch.setattr(trace, "written_back", lambda module: nullcontext())
+    forgetful = build(job, batch_for(job))
+    assert survivors(lambda seed: trained("statistics", seed, model=forgetful), plain("statistics"), draws=2) == 0
+
+
+def test_cuts_between_the_uses_of_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that touches an updated buffer is in one shard."""
+    graph = built("statistics")[1]
+    calls = [number for number, node in enumerate(graph.nodes) if "twice_running_mean" in str(node.args)]
+    assert len(calls) == 2
+    assert not [cut for cut in graph.cut_positions if calls[0] < cut <= calls[1]]
+
+
 def test_rule_10_the_process_wide_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = trained("gpt2_dropout", 0)
     assert survivors(lambda seed: trained("gpt2_dropout", seed), expected, draws=3) == 3
@@ -226,7 +250,7 @@ def test_rule_14_one_leaf_for_all_uses_of_a_parameter(monkeypatch: pytest.Monkey
 def test_rule_16_values_with_gradient_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An embedding computed again in every shard: its gradients no longer meet in the order of the uncut graph."""
     monkeypatch.setattr(cuts, "_is_cheap", lambda node, *_: node.target != torch.ops.aten.linear.default)
-    monkeypatch.setattr(cuts, "_is_cheap_input", lambda node, _: node.name.startswith(("p_model_embed", "batch")))
+    monkeypatch.setattr(cuts, "_is_cheap_input", lambda node, *_: node.name.startswith(("p_model_embed", "batch")))
     job = all_jobs()["skips"]
     again = build(job, batch_for(job))
     monkeypatch.undo()

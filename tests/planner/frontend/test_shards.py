@@ -245,6 +245,7 @@ def test_programs_on_fake_tensors_keep_as_many_bytes_as_on_real_ones(name: str) 
                 "parameters": fakes([each for slab in graph.slabs if number in slab.readers for each in slab.entries]),
                 "inputs": {producer: fakes(graph.activations[producer].tensors) for producer in graph.reads[number]},
                 "batch": fakes(graph.batch[number].tensors),
+                "buffers": fakes(graph.buffers[number].tensors),
                 "key": CellKey(seed=0, step=0, microbatch=0),
             }
             for keep in (False, True):

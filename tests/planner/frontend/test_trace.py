@@ -28,10 +28,38 @@ class Updates(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(48, 16)
-        self.norm = nn.BatchNorm1d(8)
+        self.scale = nn.Parameter(torch.ones(16))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.norm(self.embed(tokens))
+        with torch.no_grad():
+            self.scale.mul_(0.9)
+        return self.embed(tokens) * self.scale
+
+
+class Trains(nn.Module):
+    """A buffer that keeps the gradient of what it is updated with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, 16)
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        value = self.embed(tokens)
+        self.get_buffer("mean").add_(value.mean((0, 1)))
+        return value * self.get_buffer("mean")
+
+
+class Reshapes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, 16)
+        self.register_buffer("last", torch.zeros(16))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        value = self.embed(tokens)
+        self.last = value.detach()
+        return value
 
 
 class Branches(nn.Module):
@@ -281,7 +309,9 @@ def test_a_known_graph_gives_the_tensors_of_this_jobs_seed() -> None:
 @pytest.mark.parametrize(
     ("job", "parts"),
     [
-        (mine("Updates"), ["buffer 'norm.num_batches_tracked' of module 'norm'", "LayerNorm", "batchnorm.py:"]),
+        (mine("Updates"), ["updates parameter 'scale'", "register it as a buffer", "test_trace.py:"]),
+        (mine("Trains"), ["updates buffer", "under torch.no_grad()", "test_trace.py:"]),
+        (mine("Reshapes"), ["to buffer 'last'", "the buffer's type and shape", "test_trace.py:"]),
         (mine("Branches"), ["module 'body.1'", "test_trace.py:", "torch.where"]),
         (mine("Random", kind="alpha"), ["aten.alpha_dropout.default takes no generator", "use dropout"]),
         (mine("broken"), ["RuntimeError: no such weights", "test_trace.py:"]),
