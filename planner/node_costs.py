@@ -22,6 +22,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from planner.cost import CountWork, Work
+from planner.frontend.cell import takes_gradient
 from planner.frontend.keyed import KEYED, Draws
 from planner.frontend.modes import PLAIN, TRACED_ON, entered
 from planner.frontend.program import CellKey
@@ -145,7 +146,7 @@ def _measure(node: Node, args: Sequence[Any], kwargs: dict[str, Any]) -> NodeCos
 
 
 def _backward(outputs: list[Tensor], operands: list[Tensor]) -> Work:
-    roots = [output for output in outputs if output.requires_grad]
+    roots = [output for output in outputs if takes_gradient(output)]
     leaves = [operand for operand in operands if operand.requires_grad]
     if not roots or not leaves:
         return Work()

@@ -300,12 +300,15 @@ def _leaf(argument: Tensor, requires_grad: bool) -> Tensor:
     return argument.data.requires_grad_(requires_grad)
 
 
+def takes_gradient(tensor: Tensor) -> bool:
+    """Whether a gradient can flow into a tensor. A view of a parameter made under no_grad says that it requires grad,
+    and has no place for one."""
+    return tensor.requires_grad and not (tensor.grad_fn is None and tensor._is_view())
+
+
 def _edge(tensor: Tensor) -> GradientEdge | None:
-    """Where a tensor's gradient goes; None: nowhere. (A view of a parameter made under no_grad says that it requires
-    grad, and has no such place.)"""
-    if not tensor.requires_grad or (tensor.grad_fn is None and tensor._is_view()):
-        return None
-    return get_gradient_edge(tensor)
+    """Where a tensor's gradient goes; None: nowhere."""
+    return get_gradient_edge(tensor) if takes_gradient(tensor) else None
 
 
 def _apart(output: Tensor, storages: set[int]) -> Tensor:

@@ -227,6 +227,15 @@ class Statistics(nn.Module):
         return self.plain(value).transpose(1, 2)
 
 
+class FrozenStatistics(Statistics):
+    """Only the last norms are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for part in (self.embed, self.layers, self.norms):
+            part.requires_grad_(False)
+
+
 class Noted(nn.Module):
     """Attention that reads values made under no_grad and a mask without gradient: flags choose its kernel."""
 
