@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -26,6 +27,13 @@ from plans.workload import Job, Precision, Target, Value
 
 MODEL = "model"
 """Name of the user's model within `Loss`; the prefix of all its parameters' names there."""
+
+
+SELECTED = ("attn_implementation", "experts_implementation")
+"""What every configuration takes besides its own values: which of its implementations a model uses."""
+
+TOKEN = "_token_id"
+"""Special tokens that any configuration may carry, whether its class names them or not."""
 
 
 class Loss(nn.Module):
@@ -110,7 +118,21 @@ def transformer_config(target: Target) -> Any | None:
         raise WorkloadError(
             f"model {target.path!r} has no config_class: name a model class such as transformers:GPT2LMHeadModel"
         )
-    return config_class(**{name: _plain(value) for name, value in target.arguments})
+    arguments = {name: _plain(value) for name, value in target.arguments}
+    _refuse_unknown(target, config_class, arguments)
+    return config_class(**arguments)
+
+
+def _refuse_unknown(target: Target, config_class: Any, arguments: Mapping[str, Any]) -> None:
+    """WorkloadError for values that the configuration does not know: it would take them, and no model read them."""
+    default = config_class()
+    for name in arguments:
+        if not hasattr(default, name) and name not in SELECTED and not name.endswith(TOKEN):
+            near = get_close_matches(name, list(default.to_dict()), n=1)
+            raise WorkloadError(
+                f"model {target.path!r}: {config_class.__name__} has no value {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else ": take it out")
+            )
 
 
 def _make_transformer(target: Target) -> Any:

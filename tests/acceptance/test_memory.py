@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from planner import SolverOptions, plan
-from plans.plan import Placement
+from plans.plan import Placement, Plan
 from plans.workload import Precision, Target, Workload
-from runtime import execute
+from runtime import RunResult, execute
 
 
 class LiveStorages(TorchDispatchMode):
@@ -68,6 +68,19 @@ class LiveStorages(TorchDispatchMode):
             self.live -= size
 
 
+def counted_run(made: Plan, directory: Path) -> tuple[RunResult, dict[str, LiveStorages]]:
+    """Execute a plan with a counter on each device's thread; the result, and the counters by device."""
+    counters: dict[str, LiveStorages] = {}
+
+    def counted(device: str) -> AbstractContextManager[object]:
+        counters[device] = LiveStorages()
+        return counters[device]
+
+    done = execute(made, directory, compute_context=counted)
+    assert not done.failed
+    return done, counters
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
 def test_parameters_of_four_budgets_train_within_one(precision: Precision, tmp_path: Path) -> None:
     wide = GPT2 | {"n_layer": 8, "n_embd": 192}
@@ -77,14 +90,7 @@ def test_parameters_of_four_budgets_train_within_one(precision: Precision, tmp_p
     job = replace(job, precision=precision)
     made = plan(Workload(cluster=where, jobs=(job,)), solver=SolverOptions(effort=20_000))
     assert sum(slab.parameter_bytes for slab in made.facts.layouts[0].slabs) >= 4 * where.devices[0].budget_bytes
-    counters: dict[str, LiveStorages] = {}
-
-    def counted(device: str) -> AbstractContextManager[object]:
-        counters[device] = LiveStorages()
-        return counters[device]
-
-    done = execute(made, tmp_path / "run", compute_context=counted)
-    assert not done.failed
+    done, counters = counted_run(made, tmp_path / "run")
     (device,), (predicted,) = where.devices, made.predictions.devices
     (used,) = done.devices
     counter = counters[device.name]
@@ -109,14 +115,7 @@ def test_gradients_that_updates_on_a_device_cast_are_counted(tmp_path: Path) -> 
     (slab,), (shard,) = layout.slabs, layout.shards
     placement = Placement(job="low", device=where.devices[0].name, steps=job.steps, device_updates=(slab.name,))
     made = plan_of(job, facts, [toy_phase({"low": layout}, [job], [placement], repeat=job.steps)], where)
-    counters: dict[str, LiveStorages] = {}
-
-    def counted(device: str) -> AbstractContextManager[object]:
-        counters[device] = LiveStorages()
-        return counters[device]
-
-    done = execute(made, tmp_path / "run", compute_context=counted)
-    assert not done.failed
+    done, counters = counted_run(made, tmp_path / "run")
     (counter,), (predicted,) = counters.values(), made.predictions.devices
     of_cells = max(shard.forward_workspace_bytes, shard.recompute_workspace_bytes)
     assert of_cells < counter.peak <= predicted.workspace_bytes == 2 * slab.trainable_bytes

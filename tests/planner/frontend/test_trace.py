@@ -343,3 +343,12 @@ def test_what_is_no_model_is_refused(job: Job, part: str) -> None:
 def test_a_batch_of_something_else_than_tensors_is_refused() -> None:
     with pytest.raises(TraceError, match="'input_ids' as list"):
         trace(gpt2(), {"input_ids": [1, 2]})  # type: ignore[dict-item]
+
+
+def test_a_configuration_value_that_no_model_reads_is_refused() -> None:
+    """transformers takes any: a slip of the pen would train the default model."""
+    with pytest.raises(WorkloadError, match=r"GPT2Config has no value 'n_layers'; did you mean 'n_layer'\?"):
+        traced(job_of("transformers:GPT2LMHeadModel", GPT2 | {"n_layers": 6}))
+    others = {"num_hidden_layers": 2, "attn_implementation": "eager", "decoder_start_token_id": 0}
+    values = {name: value for name, value in GPT2.items() if name != "n_layer"}
+    assert traced(job_of("transformers:GPT2LMHeadModel", values | others)).nodes
