@@ -23,8 +23,7 @@ from torch.fx import Node
 
 from planner.frontend import keyed
 from planner.frontend.buffers import touched
-from planner.frontend.evaluation import Evaluation, tensors_in
-from planner.frontend.normalize import mutated_inputs_of
+from planner.frontend.evaluation import Evaluation, mutated_inputs_of, tensors_in
 from planner.frontend.operators import MATRIX_PRODUCTS, base_name
 from planner.frontend.traced import Placeholder
 

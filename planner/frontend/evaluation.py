@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from planner.frontend import keyed
 from planner.frontend.modes import PLAIN, TRACED_ON, Scoped
-from planner.frontend.operators import mutated_inputs
+from planner.frontend.operators import mutated_inputs, written_arguments
 from planner.frontend.program import CellKey
 from planner.frontend.traced import Context, Placeholder
 
@@ -43,9 +44,18 @@ def evaluate(graph: Graph, placeholders: Mapping[str, Placeholder]) -> Evaluatio
             node.meta["val"] = node.meta["val"].detach()
             _flag(node, (placeholders[node.name].trainable,))
     nodes = [node for node in graph.nodes if node.op == "call_function"]
-    writes = any(True for node in nodes for _ in mutated_inputs(node))
+    writes = any(True for node in nodes for _ in mutated_inputs_of(node))
     with _mode_of(graph), torch.enable_grad():
         return _all_at_once(graph) if writes else _by_form(graph)
+
+
+def mutated_inputs_of(node: Node) -> list[Node]:
+    """As `mutated_inputs`, for keyed nodes too (their operator is an argument)."""
+    if node.target is not keyed.call:
+        return list(mutated_inputs(node))
+    form, _, *args = node.args
+    assert isinstance(form, OpOverload)
+    return [each for each in written_arguments(form, args, node.kwargs) if isinstance(each, Node)]
 
 
 def call(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

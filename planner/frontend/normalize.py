@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +27,10 @@ from torch.fx import Graph, Node
 from planner.frontend import functions, keyed
 from planner.frontend.buffers import settle_assignments, writes_to_outside
 from planner.frontend.dtypes import mixed_types
-from planner.frontend.evaluation import Evaluation, evaluate, mapped
+from planner.frontend.evaluation import Evaluation, evaluate, mapped, mutated_inputs_of
 from planner.frontend.modes import Modes, entered
 from planner.frontend.operators import (
+    RECURRENT,
     argument,
     base_name,
     draws_random_numbers,
@@ -191,23 +192,27 @@ def _make_functional(
     targets = list(mutated_inputs(node))
     if functional is None or len(targets) != 1 or targets[0] is not node.args[0]:
         return
+    assert isinstance(node.target, OpOverload)
     (target,) = targets
+    if node.meta["requires_grad"] and base_name(node)[:-1] not in keyed.FORMS and draws_random_numbers(node):
+        return  # uniform_ of a value with gradient gives it zeros; uniform has no derivative
     # Who shares the memory before the write and is read after it, sees the write. (What is made of the result
     # later shares it too, and will share the functional operator's.)
     aliases = {sharer for storage in evaluation.storages[target] for sharer in sharers[storage]} - {target}
     later = [
         user for alias in aliases if order[alias] < order[node] for user in alias.users if order[user] > order[node]
     ]
-    if later or not _same_form(functional, node):
+    args = tuple(argument(node, each.name) for each in node.target._schema.arguments if not each.kwarg_only)
+    if later or not _same_form(functional, args, node):
         return
-    node.target = functional
+    node.target, node.args = functional, args  # all of them: defaults of the two may differ
     for user in [user for user in target.users if order[user] > order[node]]:
         user.replace_input_with(target, node)
 
 
-def _same_form(functional: OpOverload, node: Node) -> bool:
+def _same_form(functional: OpOverload, args: tuple[Any, ...], node: Node) -> bool:
     """Whether the functional operator makes shape, strides and dtype of the value that the in-place one writes to."""
-    args, kwargs = mapped((node.args, node.kwargs), lambda each: each.meta["val"])
+    args, kwargs = mapped((args, node.kwargs), lambda each: each.meta["val"])
     written = args[0]
     with written.fake_mode, entered(replace(node.meta["context"], grad=False), written.device.type):
         made = functional(*args, **kwargs)
@@ -247,27 +252,40 @@ def refuse_trained_buffers(graph: Graph, evaluation: Evaluation) -> None:
 
 def key_randomness(graph: Graph) -> None:
     """Rewrite random nodes to draw from keyed generators; TraceError for those that cannot."""
-    for node in graph.nodes:
-        if node.op != "call_function" or not draws_random_numbers(node):
-            continue
-        name = base_name(node)
-        if name == "dropout":
-            node.args, node.kwargs = (argument(node, "input"), argument(node, "p")), {}
-            node.target = keyed.dropout
-        elif name == "scaled_dot_product_attention":
-            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-            node.args, node.kwargs = tuple(argument(node, each) for each in names), {}
-            node.target = keyed.attention
-        else:
-            form = generator_form(node.target)
-            if form is None:
-                raise TraceError(
-                    f"{where(node.meta['source'])}: the random operator {node.target} takes no generator, so that a "
-                    "plan could change what it draws: use dropout, or draw the numbers in the data set"
-                )
-            kwargs = {key: value for key, value in node.kwargs.items() if key != "generator"}
-            device = node.meta["val"].device
-            node.args, node.kwargs, node.target = (form, device, *node.args), kwargs, keyed.call
+    for node in list(graph.nodes):
+        if node.op == "call_function" and draws_random_numbers(node):
+            _key(graph, node)
+
+
+def _key(graph: Graph, node: Node) -> None:
+    assert isinstance(node.target, OpOverload)
+    name = base_name(node)
+    form = generator_form(node.target)
+    if name in keyed.FORMS:
+        node.target, node.args, node.kwargs = *_keyed_form(node, name), {}
+    elif name.endswith("_") and name[:-1] in keyed.FORMS:
+        # Others see the memory that it writes to: make the values, then write them there.
+        with graph.inserting_before(node):
+            made = graph.call_function(*_keyed_form(node, name[:-1]))
+        made.meta = dict(node.meta)
+        node.target, node.args, node.kwargs = torch.ops.aten.copy_.default, (node.args[0], made), {}
+    elif node.target in RECURRENT:
+        node.args = (node.target, *(argument(node, each) for each in keyed.RECURRENT))
+        node.target, node.kwargs = keyed.recurrent, {}
+    elif form is not None:
+        kwargs = {key: value for key, value in node.kwargs.items() if key != "generator"}
+        device = node.meta["val"].device
+        node.args, node.kwargs, node.target = (form, device, *node.args), kwargs, keyed.call
+    else:
+        raise TraceError(
+            f"{where(node.meta['source'])}: the random operator {node.target} takes no generator, so that a "
+            "plan could change what it draws: use dropout, or draw the numbers in the data set"
+        )
+
+
+def _keyed_form(node: Node, name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    function, names = keyed.FORMS[name]
+    return function, (node.args[0], *(argument(node, each) for each in names))
 
 
 # -- what is left over ---------------------------------------------------------------------------------
@@ -300,18 +318,3 @@ def sweep(graph: Graph, evaluation: Evaluation) -> None:
                 memory |= evaluation.storages[each]
         else:
             graph.erase_node(node)
-
-
-def mutated_inputs_of(node: Node) -> Iterable[Node]:
-    """As `mutated_inputs`, for keyed nodes too (their operator is an argument)."""
-    if node.target is not keyed.call:
-        return mutated_inputs(node)
-    form = node.args[0]
-    assert isinstance(form, OpOverload)
-    written = []
-    for position, declared in enumerate(form._schema.arguments):
-        if declared.alias_info is not None and declared.alias_info.is_write and position + 2 < len(node.args):
-            each = node.args[position + 2]
-            if isinstance(each, Node):
-                written.append(each)
-    return written

@@ -50,6 +50,10 @@ _SWITCHES = {
 """What makes an operator draw: the names of its probability and of its training flag, each where it has one."""
 
 
+RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+"""Recurrent layers over dense sequences."""
+
+
 def base_name(node: Node) -> str:
     """Name of a node's operator without namespace and overload: `add` for aten.add.Tensor."""
     if isinstance(node.target, OpOverload):
@@ -110,14 +114,19 @@ def functional_form(target: object) -> OpOverload | None:
     packet: OpOverloadPacket | None = getattr(getattr(torch.ops, target.namespace), name[:-1], None)
     if packet is None:
         return None
-    wanted = [(each.name, str(each.type)) for each in target._schema.arguments]
+    wanted = _signature(target)
     for overload in _overloads(packet):
         candidate: OpOverload = getattr(packet, overload)
         if candidate._schema.is_mutable or len(candidate._schema.returns) != 1:
             continue
-        if [(each.name, str(each.type)) for each in candidate._schema.arguments] == wanted:
+        if _signature(candidate) == wanted:
             return candidate
     return None
+
+
+def _signature(target: OpOverload) -> list[tuple[str, str]]:
+    """Names and types of an operator's arguments; the first one's name says nothing (`self` of dropout_)."""
+    return [(each.name if number else "", str(each.type)) for number, each in enumerate(target._schema.arguments)]
 
 
 def _overloads(packet: OpOverloadPacket) -> list[str]:
@@ -144,9 +153,14 @@ def generator_form(target: OpOverload) -> OpOverload | None:
     if has_argument(target, "generator"):
         return target
     packet = target._overloadpacket
-    wanted = {each.name for each in target._schema.arguments} | {"generator"}
+    wanted = _types(target)
     for overload in _overloads(packet):
         candidate: OpOverload = getattr(packet, overload)
-        if {each.name for each in candidate._schema.arguments} == wanted:
+        if has_argument(candidate, "generator") and _types(candidate) == wanted:
             return candidate
     return None
+
+
+def _types(target: OpOverload) -> dict[str, str]:
+    """An operator's arguments but for its generator: name -> type."""
+    return {each.name: str(each.type) for each in target._schema.arguments if each.name != "generator"}

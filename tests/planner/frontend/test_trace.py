@@ -92,7 +92,8 @@ class Random(nn.Module):
             return value + torch.empty_like(value).normal_()
         if self.kind == "multinomial":
             return value + value.detach().abs().flatten(0, 1).multinomial(1).view(2, 8, 1)
-        return nn.functional.alpha_dropout(value, 0.1, training=True)
+        query = value.unsqueeze(1)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, query, query, 0.5)[0].squeeze(1)
 
 
 class Regions(nn.Module):
@@ -313,7 +314,7 @@ def test_a_known_graph_gives_the_tensors_of_this_jobs_seed() -> None:
         (mine("Trains"), ["updates buffer", "under torch.no_grad()", "test_trace.py:"]),
         (mine("Reshapes"), ["to buffer 'last'", "the buffer's type and shape", "test_trace.py:"]),
         (mine("Branches"), ["module 'body.1'", "test_trace.py:", "torch.where"]),
-        (mine("Random", kind="alpha"), ["aten.alpha_dropout.default takes no generator", "use dropout"]),
+        (mine("Random", kind="kernel"), ["flash_attention_for_cpu.default takes no generator", "use dropout"]),
         (mine("broken"), ["RuntimeError: no such weights", "test_trace.py:"]),
         (mine("Frozen"), ["train at least one parameter"]),
         (job_of("transformers:GPT2Model", GPT2), ["labels", "the job's `loss`"]),
