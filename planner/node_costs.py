@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from planner.cost import CountWork, Work
 from planner.frontend.cell import takes_gradient
-from planner.frontend.keyed import KEYED, Draws
+from planner.frontend.keyed import KEYED, Draws, call
 from planner.frontend.modes import PLAIN, TRACED_ON, entered
 from planner.frontend.program import CellKey
 from planner.frontend.traced import TracedGraph
@@ -158,7 +158,8 @@ def _backward(outputs: list[Tensor], operands: list[Tensor]) -> Work:
 
 
 def _mutates(node: Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+    target = node.args[0] if node.target is call else node.target
+    return isinstance(target, OpOverload) and target._schema.is_mutable
 
 
 def _storage_bytes(value: Tensor) -> int:

@@ -197,7 +197,7 @@ FORMS: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 }
 """aten operator -> what it becomes, and the arguments that this takes besides the operator's first one."""
 
-RECURRENT = ("input", "hx", "params", "has_biases", "num_layers", "dropout", "bidirectional", "batch_first")
+RECURRENT_ARGUMENTS = ("input", "hx", "params", "has_biases", "num_layers", "dropout", "bidirectional", "batch_first")
 """The arguments of aten.lstm.input and its like that `recurrent` takes, after the operator itself."""
 
 KEYED = (recurrent, call, *(function for function, _ in FORMS.values()))

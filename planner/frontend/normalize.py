@@ -270,7 +270,7 @@ def _key(graph: Graph, node: Node) -> None:
         made.meta = dict(node.meta)
         node.target, node.args, node.kwargs = torch.ops.aten.copy_.default, (node.args[0], made), {}
     elif node.target in RECURRENT:
-        node.args = (node.target, *(argument(node, each) for each in keyed.RECURRENT))
+        node.args = (node.target, *(argument(node, each) for each in keyed.RECURRENT_ARGUMENTS))
         node.target, node.kwargs = keyed.recurrent, {}
     elif form is not None:
         kwargs = {key: value for key, value in node.kwargs.items() if key != "generator"}

@@ -49,7 +49,6 @@ _SWITCHES = {
 }
 """What makes an operator draw: the names of its probability and of its training flag, each where it has one."""
 
-
 RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 """Recurrent layers over dense sequences."""
 
@@ -143,8 +142,8 @@ def is_random(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
     probability, training = _SWITCHES.get(target._schema.name.split("::")[-1], (None, None))
-    if training is not None and not given(target, args, kwargs, training):
-        return False
+    if training is not None and given(target, args, kwargs, training) is False:
+        return False  # (None, native_dropout's default, means to draw)
     return probability is None or float(given(target, args, kwargs, probability)) > 0
 
 

@@ -32,6 +32,7 @@ from planner.frontend.conversions import converting_fake_modules
 from planner.frontend.cuts import cut_positions, recomputed_nodes
 from planner.frontend.evaluation import mapped
 from planner.frontend.functions import recorded
+from planner.frontend.generators import generators_refused
 from planner.frontend.model import MODEL, Loss, make_loss
 from planner.frontend.modes import modes_as_nodes
 from planner.frontend.normalize import normalize, updated_buffers
@@ -109,7 +110,7 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
         example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
     try:
-        with _quiet(), mode, modes_as_nodes(), recorded(), written_back(module):
+        with _quiet(), mode, modes_as_nodes(), recorded(), written_back(module), generators_refused():
             return torch.export.export(module, (example,), strict=False)
     except Exception as error:  # the user's own code under torch.export: anything may come out of it
         raise _trace_error(job, module, error) from error
