@@ -74,17 +74,11 @@ def graph_facts(traced: TracedGraph, name: str) -> Graph:
     """Facts of a graph that hold whatever its cuts."""
     nodes = {node.name: node for node in traced.graph.nodes}
     sizes = {each: value_bytes(nodes[each.node]) for each in traced.placeholders if each.role != "batch"}
-    parameter_bytes = sum(size for each, size in sizes.items() if each.role == "parameter")
-    lowered = 0
-    if traced.precision == "bf16":
-        lowered = sum(size * (len(each.aliases) + 1) for each, size in sizes.items() if each.role == "parameter")
     return Graph(
         name=name,
         digest=traced.digest,
         nodes=len(traced.nodes),
         cut_positions=traced.cut_positions,
-        parameter_bytes=parameter_bytes,
-        # A model makes a tensor for each name and ties them last (measured: GPT-2's peak is its tensors plus one
-        # more embedding); initialisation works in place. One in bf16 was fp32 before, and is there in both.
-        construction_bytes=sum(size * len(each.aliases) for each, size in sizes.items()) + lowered,
+        parameter_bytes=sum(size for each, size in sizes.items() if each.role == "parameter"),
+        construction_bytes=traced.construction_bytes,
     )

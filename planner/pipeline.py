@@ -79,7 +79,8 @@ def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
             with collector_paused():
                 graph = trace(job, batch)
             name = names.setdefault(graph.digest, f"{job.model.path.split(':')[-1]}-{len(names) + 1}")
-            graphs.setdefault(name, graph)
+            if name not in graphs or graphs[name].construction_bytes < graph.construction_bytes:
+                graphs[name] = graph
             traced[cause] = name
         graph_of[job.name] = traced[cause]
     notices = tuple(dict.fromkeys(each.dropped for each in data.values() if each.dropped is not None))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from planner.workload_tables import SHORTHAND, JobTable, Problem, dotted
+from planner.workload_tables import SHORTHAND, JobTable, Problem, dotted, spelled_out
 
 Key: TypeAlias = tuple[str, ...]
 """A dotted key, split."""
@@ -112,7 +112,7 @@ def _set(table: dict[str, Any], key: Key, value: Any) -> None:
         return
     inner = table.get(key[0], {})
     if isinstance(inner, str):
-        inner = {SHORTHAND[key[0]]: inner}
+        inner = spelled_out(key[0], inner)
     if isinstance(inner, dict):
         table[key[0]] = inner | {key[1]: value}
 

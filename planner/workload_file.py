@@ -38,9 +38,9 @@ from pathlib import Path
 from typing import Any
 
 from planner.sweep import SweepPoint, expand
-from planner.workload_tables import ClusterTable, DeviceTable, JobTable, LinkTable, Problem, check_table
+from planner.workload_tables import ClusterTable, DeviceTable, JobTable, LinkTable, ModelTable, Problem, check_table
 from plans.errors import WorkloadError
-from plans.workload import HOST, Cluster, Device, Job, Link, Profile, Target, Workload
+from plans.workload import HOST, Checkpoint, Cluster, Device, Job, Link, Profile, Target, Workload
 
 ReadProfile = Callable[[str, Path], Profile]
 """(name or file, folder that a file is relative to) -> Profile; raises WorkloadError."""
@@ -233,9 +233,10 @@ class _Reader:
         steps = table.steps
         if steps is None:
             steps = self.steps(table, data, path, lengths)
+        model, checkpoint = self.model(table.model, point.path(("model",), path))
         return Job(
             name=table.name,
-            model=table.model.target(),
+            model=model,
             data=data,
             loss=table.loss.target() if table.loss is not None else None,
             optimizer=table.optimizer.target(),
@@ -245,7 +246,27 @@ class _Reader:
             seed=table.seed,
             threads=table.threads,
             precision=table.precision,
+            checkpoint=checkpoint,
         )
+
+    def model(self, table: ModelTable, path: str) -> tuple[Target, Checkpoint | None]:
+        """What to call, or what to load: then the class is the one that the checkpoint was saved from."""
+        if table.checkpoint is None:
+            return Target(path=table.call or "", arguments=table.arguments()), None
+        from planner.frontend.checkpoint import absolute, architecture
+
+        checkpoint = Checkpoint(
+            folder=absolute(table.checkpoint, self.folder),
+            initialise=tuple(table.initialise),
+            ignore=tuple(table.ignore),
+        )
+        try:
+            named = table.architecture or architecture(checkpoint.folder)
+        except WorkloadError as error:
+            self.problem(path, str(error))
+            named = ""
+        named = named if ":" in named else f"transformers:{named}"
+        return Target(path=named, arguments=table.arguments()), checkpoint
 
     def steps(self, table: JobTable, data: Target, path: str, lengths: dict[Target, int]) -> int:
         """Training steps of the job's epochs; opens its data set once to learn its length."""

@@ -6,6 +6,7 @@ A field's description is both the documentation of its key and what a mistake's 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,11 +16,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from plans.optimizer import ARGUMENTS
 from plans.quantities import parse_bytes, parse_rate
-from plans.workload import Precision, Target, Value
+from plans.workload import Arguments, Precision, Target, Value
 
 Location = tuple[str | int, ...]
-SHORTHAND = {"model": "call", "data": "call", "loss": "call", "optimizer": "name"}
-"""Tables that may be written as a text alone -> the key that the text stands for."""
+CALL = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+SHORTHAND = ("model", "data", "loss", "optimizer")
+"""Tables that may be written as a text alone."""
+
+
+def spelled_out(table: str, text: str) -> dict[str, str]:
+    """The table that a text alone stands for."""
+    if table == "optimizer":
+        return {"name": text}
+    if table == "model" and not re.match(CALL, text):
+        return {"checkpoint": text}
+    return {"call": text}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,17 +142,63 @@ class TargetTable(Table):
     __pydantic_extra__: dict[str, Argument]
 
     call: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
+        pattern=CALL,
         description='what to import and call, "package.module:callable"; all other keys are its arguments',
     )
 
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: object) -> object:
-        return {"call": value} if isinstance(value, str) else value
+        return spelled_out("data", value) if isinstance(value, str) else value
 
     def target(self) -> Target:
         return Target(path=self.call, arguments=tuple(sorted((self.model_extra or {}).items())))
+
+
+class ModelTable(Table):
+    """A callable with its keyword arguments, or a local checkpoint; either's path alone."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    __pydantic_extra__: dict[str, Argument]
+
+    call: str | None = Field(
+        default=None,
+        pattern=CALL,
+        description='"transformers:ClassName" with configuration values, or "package.module:callable" with arguments',
+    )
+    checkpoint: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a folder that transformers saved a model in, relative to the workload's; "
+        "all other keys are configuration values that differ from the checkpoint's",
+    )
+    architecture: str | None = Field(
+        default=None,
+        pattern=r"^([A-Za-z_][\w.]*:)?[A-Za-z_][\w.]*$",
+        description="of a checkpoint: its class, of transformers or package.module:Class; without it: as saved",
+    )
+    initialise: list[str] = Field(
+        default=[], description="of a checkpoint: tensors that it lacks, to start under the job's seed"
+    )
+    ignore: list[str] = Field(default=[], description="of a checkpoint: tensors of it to leave out")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return spelled_out("model", value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelTable:
+        if (self.call is None) == (self.checkpoint is None):
+            raise ValueError("give either `call` or `checkpoint`" + (", not both" if self.call else ""))
+        if self.call is not None:
+            idle = [name for name in ("architecture", "initialise", "ignore") if name in self.model_fields_set]
+            if idle:
+                raise ValueError(f"{', '.join(idle)} can be given with a checkpoint alone")
+        return self
+
+    def arguments(self) -> Arguments:
+        return tuple(sorted((self.model_extra or {}).items()))
 
 
 class OptimizerTable(Table):
@@ -157,7 +214,7 @@ class OptimizerTable(Table):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+        return spelled_out("optimizer", value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _known_arguments(self) -> OptimizerTable:
@@ -173,10 +230,10 @@ class OptimizerTable(Table):
 
 class JobTable(Table):
     name: Name = Field(description="a unique name of letters, digits and . _ - (a sweep appends its values)")
-    model: TargetTable = Field(
+    model: ModelTable = Field(
         description=(
             '{ call = "transformers:ClassName", ... } with configuration values, '
-            'or { call = "package.module:callable", ... } with arguments'
+            '{ call = "package.module:callable", ... } with arguments, or "path/to/checkpoint"'
         )
     )
     data: TargetTable = Field(description='{ call = "package.module:callable", ... } that returns a map-style data set')
@@ -288,5 +345,5 @@ def keys(kind: type[Table] = ClusterTable, base: str = "cluster") -> Iterator[tu
     for name, field in kind.model_fields.items():
         inner = _inner(field.annotation)
         yield f"{base}.{name}", field.description or ""
-        if inner is not None and inner in (HostTable, DeviceTable):
+        if inner is not None and inner in (HostTable, DeviceTable, ModelTable):
             yield from keys(inner, f"{base}.{name}")

@@ -104,7 +104,7 @@ class Graph:
     """Every position where a cut is allowed: the shard to its left ends before this node."""
     parameter_bytes: int
     construction_bytes: int
-    """Host memory while the real model is built."""
+    """Host memory while the real model is built and moves into the host store, its place there included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

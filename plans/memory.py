@@ -93,21 +93,27 @@ def update_workspace_bytes(slab: SlabFacts, precision: Precision) -> int:
 
 
 def host_peak_bytes(plan: Plan, arenas: Arenas) -> int:
-    """Host store (parameters and optimizer state of all jobs), host arena, the batches that are read ahead, and the
-    largest model under construction. Python itself, the data sets, buffers that no shard reads and the gradients
-    that updates cast (`CAST_BYTES` a worker at most) come on top."""
+    """The most that the host ever holds: while it trains, or before, while it loads.
+
+        training     host store of all jobs, host arena, the batches that are read ahead
+        loading      job by job: the host store of those before, and the model under construction
+
+    Python itself, the data sets, buffers that no shard reads and the gradients that updates cast (`CAST_BYTES` a worker
+    at most) come on top.
+    """
     layouts = layouts_of(plan)
     batches = sum(
         BATCHES * shard.batch_bytes * job.microbatches
         for job in plan.workload.jobs
         for shard in layouts[job.name].shards
     )
-    copies = {job.job: job.state_copies for job in plan.facts.jobs}
-    store = sum(
-        slab.parameter_bytes + copies[job] * slab.trainable_bytes
-        for job, layout in layouts.items()
-        for slab in layout.slabs
-    )
-    used = {job.graph for job in plan.facts.jobs}
-    construction = max((graph.construction_bytes for graph in plan.facts.graphs if graph.name in used), default=0)
-    return store + construction + batches + arenas.sizes.get(HOST, 0)
+    facts = {job.job: job for job in plan.facts.jobs}
+    construction = {graph.name: graph.construction_bytes for graph in plan.facts.graphs}
+    store = loading = 0
+    for job in plan.workload.jobs:
+        loading = max(loading, store + construction[facts[job.name].graph])
+        store += sum(
+            slab.parameter_bytes + facts[job.name].state_copies * slab.trainable_bytes
+            for slab in layouts[job.name].slabs
+        )
+    return max(loading, store + batches + arenas.sizes.get(HOST, 0))

@@ -87,6 +87,17 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A folder that a model's configuration and initial weights come from, as transformers saves it."""
+
+    folder: str
+    initialise: tuple[str, ...] = ()
+    """Tensors of the model that the checkpoint lacks: they are initialised under the job's seed."""
+    ignore: tuple[str, ...] = ()
+    """Tensors of the checkpoint that are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One model to train. Everything here is part of the job's numerics but for its name."""
 
@@ -104,6 +115,9 @@ class Job:
     threads: int
     """Intra-op threads of one cell."""
     precision: Precision
+    checkpoint: Checkpoint | None = None
+    """With it, `model` names a class with `from_pretrained`; its arguments are values of the configuration that
+    differ from the checkpoint's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from plans.check import check
 from plans.digests import lists_edited
-from plans.errors import InvalidPlanError
+from plans.errors import InvalidPlanError, RunError
 from plans.flow import layouts_of
 from plans.plan import Plan
 from plans.simulate import predict
@@ -131,6 +131,8 @@ def _write(aside: Path, plan: Plan, trained: Trained, store: HostStore, result: 
                 write_weights(aside / "weights" / file_name(job.name), job, store)
             except (OSError, SafetensorError) as error:
                 done = replace(done, weights=None, error=f"its weights could not be written: {error}")
+            except RunError as error:
+                done = replace(done, error=str(error))
         jobs.append(done)
     result = replace(result, jobs=tuple(jobs))
     write_record(aside / "record.json", record(plan, result, trained))

@@ -4,7 +4,8 @@
       record.json                  predicted against actual: jobs, devices, every step of the lists
       plan.json                    the plan that was replayed
       losses/JOB.csv               step, loss
-      weights/JOB/model.safetensors    the model's state_dict; for transformers config.json next to it
+      weights/JOB/model.safetensors    the model's state_dict; of a model of transformers what `save_pretrained` writes,
+                                       and what else of a checkpoint belongs to its model (tokenizer files)
       weights/JOB/masters.safetensors  of a job in bf16: the fp32 masters of its trained parameters
 
 It is written aside and renamed when complete, so a directory of that name is always a whole one.
@@ -19,12 +20,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
-from planner.frontend.model import transformer_config
+from planner.frontend.checkpoint import files_to_carry
+from planner.frontend.quiet import quiet
 from plans.errors import RunError
 from plans.plan import Plan
 from plans.steps import Step
@@ -34,6 +38,8 @@ from runtime.store import HostStore
 from runtime.training import Trained
 
 FORMAT = "hydraplan-run/1"
+LARGEST_FILE = "5GB"
+"""A file of weights; a model with more gets several. What saving converts is in memory a file at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +133,52 @@ def file_name(job: str) -> str:
 
 
 def write_weights(folder: Path, job: Job, store: HostStore) -> None:
-    """The final state of a job's model, as its class loads it."""
+    """The final state of a job's model, as its class loads it, and what belongs to it beside its weights.
+
+    Raises OSError or SafetensorError where the weights cannot be written, RunError where they are, but not all else.
+    """
     folder.mkdir(parents=True)
-    save_file(store.state_dict(job.name), folder / "model.safetensors", metadata={"format": "pt"})
     masters = store.masters(job.name)
     if masters:
         save_file(masters, folder / "masters.safetensors", metadata={"format": "pt"})
-    config = transformer_config(job.model)
-    if config is not None:
-        if job.precision == "bf16":
-            config.dtype = torch.bfloat16  # what from_pretrained makes the model in
-        config.architectures = [job.model.path.split(":")[1]]
-        config.save_pretrained(folder)
+    model: Any = store.model(job.name)
+    if model is None:
+        _write_state(folder, store.state(job.name))
+        return
+    try:
+        with quiet():
+            model.save_pretrained(folder, state_dict=store.state(job.name), max_shard_size=LARGEST_FILE)
+    except (OSError, SafetensorError):
+        raise
+    except Exception as error:  # the class's own code: whatever comes out of it, the weights are not lost
+        _write_state(folder, store.state(job.name))
+        raise RunError(
+            f"{type(model).__name__}.save_pretrained failed: {type(error).__name__}: {error}; "
+            "model.safetensors holds the state_dict instead"
+        ) from error
+    if job.checkpoint is not None:
+        try:
+            _carry_files(Path(job.checkpoint.folder), folder)
+        except OSError as error:
+            raise RunError(f"its weights are written, but not the tokenizer's files: {error}") from error
+
+
+def _write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """A state_dict as it is; a file knows no tied tensors, so each name gets its own."""
+    seen: set[int] = set()
+    alone = {}
+    for name, value in state.items():
+        alone[name] = value.clone() if id(value) in seen else value
+        seen.add(id(value))
+    save_file(alone, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _carry_files(source: Path, folder: Path) -> None:
+    for each in files_to_carry(source):
+        if each.is_dir():
+            shutil.copytree(each, folder / each.name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(each, folder / each.name)
 
 
 def write_losses(path: Path, losses: Sequence[float]) -> None:

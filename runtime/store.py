@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from planner.frontend.freed import Freed
 from planner.frontend.program import BuiltModel, ShardedGraph, SlabLayout, TensorLayout
 from plans.errors import RunError
 from plans.optimizer import MASTER, State
@@ -61,6 +62,7 @@ class SavedTensors:
     names: Mapping[str, str]
     """state_dict name -> name of the graph's tensor, or of one in `unread`."""
     unread: Mapping[str, Tensor]
+    model: nn.Module | None
 
 
 class HostStore:
@@ -71,45 +73,67 @@ class HostStore:
         self._tensors: dict[str, dict[str, Tensor]] = {}
 
     def add(self, job: str, graph: ShardedGraph, state: State, model: BuiltModel) -> None:
-        """Lay out a job's slabs and fill them; the model's own tensors may be freed afterwards.
+        """Lay out a job's slabs and move the model's tensors there one by one, each freed when it is there; then make
+        room for the optimizer's state, so that the two never need memory together.
 
         Raises RunError where the model has not the tensors that the graph reads.
         """
         tensors: dict[str, Tensor] = {}
+        regions, freed = {}, Freed()
+        for slab in graph.slabs:
+            parameters = Region(view_on(self._allocate(slab.parameter_bytes)), 0, slab.parameter_bytes, slab.entries)
+            parameters.fill()
+            for name, target in parameters.tensors.items():
+                _check(job, name, target, model.tensors.get(name))
+                model.move(name, target)
+                freed.note(target.nbytes)
+            tensors |= parameters.tensors
+            regions[slab.name] = parameters
+        freed.give_back()
         for slab in graph.slabs:
             state_size = state.copies * slab.trainable_bytes
-            parameters = Region(view_on(self._allocate(slab.parameter_bytes)), 0, slab.parameter_bytes, slab.entries)
             optimizer = Region(view_on(self._allocate(state_size)), 0, state_size, state_layouts(slab, state))
-            parameters.fill()
             optimizer.fill()
-            for name, target in parameters.tensors.items():
-                _fill(job, name, target, model.tensors.get(name))
             for entry in slab.entries if MASTER in state.names else ():
                 if entry.requires_grad:
-                    _fill(job, entry.name, optimizer.tensors[f"{MASTER}/{entry.name}"], model.masters.get(entry.name))
-            tensors |= parameters.tensors
-            self._slabs[job, slab.name] = HostSlab(parameters=parameters, optimizer=optimizer)
+                    target = optimizer.tensors[f"{MASTER}/{entry.name}"]
+                    _check(job, entry.name, target, model.masters.get(entry.name))
+                    model.move_master(entry.name, target)
+                    freed.note(target.nbytes)
+            self._slabs[job, slab.name] = HostSlab(parameters=regions[slab.name], optimizer=optimizer)
+        freed.give_back()
         self._tensors[job] = tensors
-        extra = {
-            name: tensor.detach().clone() for name, tensor in model.tensors.items() if name not in tensors
-        }  # persistent tensors that no shard reads as the graph is cut
-        self._saved[job] = SavedTensors(names=dict(model.saved_names), unread={**model.unread, **extra})
+        extra = {name: tensor.detach() for name, tensor in model.tensors.items() if name not in tensors}
+        # persistent tensors that no shard reads as the graph is cut
+        self._saved[job] = SavedTensors(
+            names=dict(model.saved_names), unread={**model.unread, **extra}, model=model.model
+        )
 
     def slab(self, job: str, slab: str) -> HostSlab:
         return self._slabs[job, slab]
 
-    def state_dict(self, job: str) -> dict[str, Tensor]:
-        """A copy of the job's state under the names of its model's state_dict; tied names get a copy each."""
+    def model(self, job: str) -> nn.Module | None:
+        """The job's model, where it is one of transformers; its tensors lie in the store."""
+        return self._saved[job].model
+
+    def state(self, job: str) -> dict[str, Tensor]:
+        """The job's state under the names of its model's state_dict, not copied: tied names have one tensor.
+
+        Each seems to have memory of its own, as what writes files wants it: views of one slab would look tied.
+        """
         saved, tensors = self._saved[job], self._tensors[job]
-        return {
-            name: (tensors[source] if source in tensors else saved.unread[source])
-            .detach()
-            .clone(memory_format=torch.contiguous_format)
-            for name, source in saved.names.items()
+        alone = {
+            source: _alone(tensors[source] if source in tensors else saved.unread[source])
+            for source in dict.fromkeys(saved.names.values())
         }
+        return {name: alone[source] for name, source in saved.names.items()}
+
+    def state_dict(self, job: str) -> dict[str, Tensor]:
+        """A copy of the same; tied names get a copy each."""
+        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in self.state(job).items()}
 
     def masters(self, job: str) -> dict[str, Tensor]:
-        """A copy of the fp32 masters of bf16 parameters, if the job has any, each once, under its first name in the
+        """The fp32 masters of bf16 parameters, if the job has any, not copied, each once, under its first name in the
         state_dict."""
         first: dict[str, str] = {}
         for name, source in self._saved[job].names.items():
@@ -119,11 +143,17 @@ class HostStore:
             for name, tensor in slab.optimizer.tensors.items() if owner == job else ():
                 kind, _, source = name.partition("/")
                 if kind == MASTER:
-                    masters[first[source]] = tensor.detach().clone(memory_format=torch.contiguous_format)
+                    masters[first[source]] = _alone(tensor)
         return masters
 
 
-def _fill(job: str, name: str, target: Tensor, value: Tensor | None) -> None:
+def _alone(tensor: Tensor) -> Tensor:
+    """The same memory as a storage of its own; a copy where it is not dense in order."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return torch.from_numpy(flat).view(tensor.dtype).view(tensor.shape)
+
+
+def _check(job: str, name: str, target: Tensor, value: Tensor | None) -> None:
     if value is None:
         raise RunError(f"job {job}: its model has no tensor {name}, which the plan's graph reads; plan again")
     if value.shape != target.shape or value.dtype != target.dtype:
@@ -131,5 +161,3 @@ def _fill(job: str, name: str, target: Tensor, value: Tensor | None) -> None:
             f"job {job}: {name} is {value.dtype} {tuple(value.shape)} in the model, "
             f"{target.dtype} {tuple(target.shape)} in the plan's graph; plan again"
         )
-    with torch.no_grad():
-        target.copy_(value)

@@ -1,7 +1,8 @@
 """Build a job's real model on the CPU under its seed, and hand over its tensors by the graph's names.
 
 The traced graph comes from the same code path as the planner's (EXACTNESS.md, rule 1), now on the real model: it
-holds the values of the constants that tracing lifts out of the model's code. Parameters are not copied.
+holds the values of the constants that tracing lifts out of the model's code. Parameters are not copied; those of a
+checkpoint are not even read (`planner.frontend.loading`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from planner.frontend.loading import graph_cause, load_model, read_into
 from planner.frontend.model import MODEL, make_loss
 from planner.frontend.program import BuiltModel
 from planner.frontend.trace import export, named_tensors, naming_model, traced_module
@@ -23,7 +25,7 @@ from plans.workload import Job
 def same_graph_cause(job: Job, batch: Mapping[str, Tensor]) -> object:
     """What a job's graph is made from: jobs with equal causes have equal graphs."""
     shapes = tuple((name, value.dtype, tuple(value.shape)) for name, value in sorted(batch.items()))
-    return (job.model, job.loss, job.precision, shapes)
+    return (job.model, graph_cause(job), job.loss, job.precision, shapes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,9 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
     The process-wide random state is left as it was. Raises TraceError and WorkloadError as `trace` does.
     """
     with seeded(job.seed), naming_model(job):
-        module = make_loss(job)
+        module = make_loss(job, load_model(job) if job.checkpoint is not None else None)
         program = export(job, module, batch) if known is None else None
+    model, stored = module.model, module.stored
     if program is not None:
         traced = traced_module(job, module, program)
         constants = {
@@ -58,21 +61,30 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
     else:
         assert known is not None
         traced = known.graph
-        constants = {name: _attribute(module.model, name, value) for name, value in known.constants.items()}
-    tensors = constants | dict(named_tensors(module.model))
+        constants = {name: _attribute(model, name, value) for name, value in known.constants.items()}
+    tensors = constants | dict(named_tensors(model))
+    for name in set(traced.unread) & set(stored):
+        read_into(tensors[name], stored[name])
     return (
         BuiltModel(
+            tensors={each.name: tensors[each.name] for each in traced.placeholders if each.role != "batch"},
             masters={
                 each.name: module.masters[each.name]
                 for each in traced.placeholders
                 if each.trainable and each.name in module.masters
             },
-            tensors={each.name: tensors[each.name].detach() for each in traced.placeholders if each.role != "batch"},
             unread={name: tensors[name].detach() for name in traced.unread},
             saved_names=traced.saved_names,
+            stored={each.name: stored[each.name] for each in traced.placeholders if each.name in stored},
+            model=model if _saves_itself(job) else None,
         ),
         traced,
     )
+
+
+def _saves_itself(job: Job) -> bool:
+    """Whether the model is as its class makes it; what a callable returns may be changed, and its class not know."""
+    return job.checkpoint is not None or job.model.path.startswith("transformers:")
 
 
 def _attribute(model: nn.Module, name: str, known: Tensor) -> Tensor:

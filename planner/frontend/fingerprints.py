@@ -1,7 +1,7 @@
 """What a plan was made from, beyond the graphs themselves, and what of it has changed since.
 
 A graph's digest (in the plan's facts) covers the model's code and arguments; here are the versions of the
-libraries that decide the bits, and the data.
+libraries that decide the bits, the data, and local checkpoints.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
+from planner.frontend.checkpoint import digests
 from planner.frontend.data import JobData
 from plans.errors import Finding
 from plans.facts import Facts
@@ -20,19 +21,22 @@ REMEDY = "restore what it was, or plan the workload anew"
 
 
 def fingerprints(jobs: Sequence[Job], data: Mapping[str, JobData]) -> tuple[Fingerprint, ...]:
-    """Python, torch, transformers where a job uses it, and each distinct data set (`data`: job -> its data)."""
+    """Python, torch, transformers where a job uses it, each distinct data set (`data`: job -> its data), and each
+    file of each distinct checkpoint."""
     found = [
         Fingerprint(name="python", value=".".join(platform.python_version_tuple()[:2])),
         Fingerprint(name="torch", value=version("torch")),
     ]
-    if any(job.model.path.startswith("transformers:") for job in jobs):
+    if any(job.model.path.startswith("transformers:") or job.checkpoint is not None for job in jobs):
         found.append(Fingerprint(name="transformers", value=version("transformers")))
-    digests: dict[int, str] = {}
+    known: dict[int, str] = {}
     for job in jobs:
         dataset = data[job.name].dataset
-        if id(dataset) not in digests:
-            digests[id(dataset)] = data[job.name].fingerprint()
-        found.append(Fingerprint(name=f"data of {job.name}", value=digests[id(dataset)]))
+        if id(dataset) not in known:
+            known[id(dataset)] = data[job.name].fingerprint()
+        found.append(Fingerprint(name=f"data of {job.name}", value=known[id(dataset)]))
+    for folder in dict.fromkeys(job.checkpoint.folder for job in jobs if job.checkpoint is not None):
+        found += [Fingerprint(name=f"checkpoint {folder}, {file}", value=value) for file, value in digests(folder)]
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from plans.errors import WorkloadError
+from plans.workload import Target, Value
 
 OWN_PACKAGES = ("planner", "runtime", "plans", "tools")
 """Ours are found first, so a user's module in a folder of such a name is out of reach; the error says so."""
@@ -40,6 +41,15 @@ def load(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise WorkloadError(f"{path!r} is a {type(found).__name__}, not something to call: name a function or a class")
     return found  # type: ignore[no-any-return]
+
+
+def arguments_of(target: Target) -> dict[str, Any]:
+    """A target's arguments, lists as the user wrote them."""
+    return {name: _plain(value) for name, value in target.arguments}
+
+
+def _plain(value: Value) -> Any:
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _search_working_directory() -> None:

@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from planner.frontend.checkpoint import Stored
+from planner.frontend.loading import read_into
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +163,11 @@ class ShardedGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltModel:
-    """A job's real model, built on the CPU under its seed: all tensors that the graph reads, by name."""
+    """A job's real model, built on the CPU under its seed: all tensors that the graph reads, by name.
+
+    They are the model's own: once `move` has brought one elsewhere, it lies there for the model too, and its old
+    memory is free, whoever still holds the model.
+    """
 
     tensors: Mapping[str, Tensor]
     """Parameter, buffer or lifted constant -> value. Tied parameters appear once, under the graph's name."""
@@ -170,3 +177,23 @@ class BuiltModel:
     """state_dict name -> name in `tensors` or `unread`; tied names map to one tensor."""
     masters: Mapping[str, Tensor] = field(default_factory=dict)
     """Of a job with bf16 parameters: trainable parameter -> its initial value in fp32."""
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+    """Those of `tensors` (and `masters`) whose values have still to be read from a checkpoint."""
+    model: nn.Module | None = None
+    """The model itself, where it is one of transformers, which know how they are saved."""
+
+    def move(self, name: str, target: Tensor) -> None:
+        """Bring a tensor's values to memory of its shape and dtype, and free what it had."""
+        self._move(name, self.tensors[name], target)
+
+    def move_master(self, name: str, target: Tensor) -> None:
+        """The same of a parameter's master."""
+        self._move(name, self.masters[name], target)
+
+    def _move(self, name: str, value: Tensor, target: Tensor) -> None:
+        with torch.no_grad():
+            if name in self.stored:
+                read_into(target, self.stored[name])
+            else:
+                target.copy_(value)
+        value.data = target

@@ -6,14 +6,10 @@ values. `planner.frontend.build` traces the real model in the same way and has t
 
 from __future__ import annotations
 
-import gc
-import io
-import logging
 import traceback
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from types import FrameType
@@ -37,6 +33,7 @@ from planner.frontend.model import MODEL, Loss, make_loss
 from planner.frontend.modes import modes_as_nodes
 from planner.frontend.normalize import normalize, updated_buffers
 from planner.frontend.operators import base_name
+from planner.frontend.quiet import quiet
 from planner.frontend.refusals import because
 from planner.frontend.traced import Placeholder, Role, TracedGraph
 from plans.errors import HydraplanError, TraceError
@@ -66,7 +63,7 @@ def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
 def naming_model(job: Job) -> Iterator[None]:
     """Turn what the user's model code raises while the model is made into a TraceError."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except HydraplanError:
         raise
@@ -75,30 +72,6 @@ def naming_model(job: Job) -> Iterator[None]:
         raise TraceError(
             f"job {job.name}: making model {job.model.path!r} failed{line}: {type(error).__name__}: {error}"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of libraries about a model that only gets traced, and no garbage collection meanwhile.
-
-    Tracing makes hundreds of thousands of objects that all stay: searching them again and again for garbage takes
-    a sixth of its time.
-    """
-    library, torch_log = logging.getLogger("transformers"), logging.getLogger("torch")
-    levels, collecting = (library.level, torch_log.level), gc.isenabled()
-    library.setLevel(logging.ERROR)
-    torch_log.setLevel(logging.CRITICAL)
-    gc.disable()
-    try:
-        # What a model prints while it is traced is no result, and torch prints whole graphs that it cannot trace.
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        library.setLevel(levels[0])
-        torch_log.setLevel(levels[1])
-        if collecting:
-            gc.enable()
 
 
 def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgram:
@@ -110,7 +83,7 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
         example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
     try:
-        with _quiet(), mode, modes_as_nodes(), recorded(), written_back(module), generators_refused():
+        with quiet(), mode, modes_as_nodes(), recorded(), written_back(module), generators_refused():
             return torch.export.export(module, (example,), strict=False)
     except Exception as error:  # the user's own code under torch.export: anything may come out of it
         raise _trace_error(job, module, error) from error
@@ -145,7 +118,31 @@ def traced_module(job: Job, module: Loss, program: ExportedProgram) -> TracedGra
         loss=loss.all_input_nodes[0].name,
         unread=tuple(sorted(set(saved.values()) - read)),
         saved_names=saved,
+        construction_bytes=_construction_bytes(module),
     )
+
+
+def _construction_bytes(module: Loss) -> int:
+    """Tensors move into the store one by one, each freed when it is there; those still in a checkpoint need no room
+    but there.
+
+    Before that, a model makes a tensor for each name and ties them last (measured: GPT-2's peak is its tensors plus one
+    more embedding; initialisation works in place). Those in bf16 are made in fp32, which stays as their masters. What a
+    checkpoint's loading converts stands there twice while the parts are put together, and once more where that takes
+    two operations (Mixtral's experts).
+    """
+    sizes = {name: tensor.nbytes for name, tensor in named_tensors(module.model)}
+    canonical = canonical_names(module.model)
+    as_made = {
+        name: module.masters[first].nbytes if first in module.masters else sizes[name]
+        for name, first in canonical.items()
+    }
+    distinct = set(canonical.values())
+    read = [as_made[name] for name in distinct if name not in module.stored]
+    largest = max(read, default=0)
+    built = sum(read) + 2 * largest if module.from_checkpoint else sum(as_made.values())
+    moved = sum(sizes[name] for name in distinct) + sum(master.nbytes for master in module.masters.values())
+    return max(built, moved + largest)
 
 
 # -- names --------------------------------------------------------------------------------------------

@@ -98,6 +98,9 @@ class TracedGraph:
     """Persistent names of the model that the loss does not depend on, tied ones once."""
     saved_names: Mapping[str, str]
     """state_dict name -> placeholder name, or name in `unread`."""
+    construction_bytes: int
+    """Host memory while the real model is built and its tensors move into the host store, their place there included;
+    not part of the digest."""
 
     def placeholder(self, node: str) -> Placeholder:
         """The placeholder whose node has that name."""

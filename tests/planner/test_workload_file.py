@@ -9,7 +9,7 @@ import pytest
 from planner.workload_file import load, parse
 from planner.workload_tables import ClusterTable, JobTable, keys
 from plans.errors import WorkloadError
-from plans.workload import Profile, Target, Workload
+from plans.workload import Checkpoint, Job, Profile, Target, Workload
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,6 +238,38 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[cluster\n")
     with pytest.raises(WorkloadError, match=r"not TOML.*line 1"):
         load(tmp_path / "bad.toml")
+
+
+def test_a_model_may_be_a_local_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+
+    def job_of(model: str, more: str = "") -> Job:
+        text = CLUSTER + JOB.replace('{ call = "transformers:GPT2LMHeadModel", n_layer = 2 }', model) + more
+        return parse(text, name="w.toml", folder=tmp_path, read_profile=read_profile).jobs[-1]
+
+    job = job_of('"tiny"')
+    assert job.model == Target(path="transformers:GPT2LMHeadModel")
+    assert job.checkpoint == Checkpoint(folder=str(tmp_path / "tiny"))
+    job = job_of('{ checkpoint = "./tiny", architecture = "lab.m:Own", ignore = ["a.b"], resid_pdrop = 0.0 }')
+    assert job.model == Target(path="lab.m:Own", arguments=(("resid_pdrop", 0.0),))
+    assert job.checkpoint == Checkpoint(folder=str(tmp_path / "tiny"), ignore=("a.b",))
+    job = job_of('"tiny"', 'sweep = { "model.resid_pdrop" = [0.0, 0.5] }')
+    assert job.checkpoint is not None and job.model.arguments == (("resid_pdrop", 0.5),)
+    assert job_of('"lab.m:f"', 'sweep = { model = ["lab.m:g", "tiny"] }').name == "small-tiny"
+
+
+def test_mistakes_about_checkpoints_are_told() -> None:
+    def told(model: str) -> str:
+        (line,) = mistakes(CLUSTER + JOB.replace('{ call = "transformers:GPT2LMHeadModel", n_layer = 2 }', model))
+        return line
+
+    assert told('"nowhere"').startswith("jobs[0].model: there is no folder ") and "/nowhere: write the" in told(
+        '"nowhere"'
+    )
+    assert told("{ n_layer = 2 }") == "jobs[0].model: give either `call` or `checkpoint`"
+    assert told('{ call = "a:b", checkpoint = "c" }').endswith("`checkpoint`, not both")
+    assert told('{ call = "a:b", ignore = ["c"] }') == "jobs[0].model: ignore can be given with a checkpoint alone"
 
 
 def test_the_readme_lists_every_key() -> None:

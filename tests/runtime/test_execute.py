@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 from support.realplan import gpt2, lm_job, real_plan
 from support.tinylm import skipper
+from support.weights import saved_state
+from transformers import GPT2LMHeadModel
 
 from planner.frontend.build import seeded
 from planner.frontend.data import open_data, order
@@ -55,7 +57,7 @@ def assert_run_equals_plain_loop(job: Job, directory: Path) -> None:
     with (directory / "losses" / "a.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == losses
-    saved = load_file(directory / "weights" / "a" / "model.safetensors")
+    saved = saved_state(directory / "weights" / "a")
     assert saved.keys() == state.keys()
     assert [name for name in state if not torch.equal(saved[name], state[name])] == []
 
@@ -80,8 +82,6 @@ def test_resident_and_device_updates(tmp_path: Path) -> None:
 
 
 def test_the_original_classes_load_the_weights(tmp_path: Path) -> None:
-    from transformers import GPT2LMHeadModel
-
     execute(real_plan([gpt2(steps=2)], repeat=1), tmp_path / "gpt2")
     execute(real_plan([lm_job(steps=2)], repeat=1), tmp_path / "own")
     model = GPT2LMHeadModel.from_pretrained(tmp_path / "gpt2" / "weights" / "a")

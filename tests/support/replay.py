@@ -101,7 +101,7 @@ class Replay:
     kept_bytes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tensors = {name: value.clone() for name, value in self.built.tensors.items()}
+        self.tensors = {name: value.detach().clone() for name, value in self.built.tensors.items()}
 
     def train(self, steps: int) -> Trained:
         trained = list(self.sharded.use_sites)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from support.models import BERT, GPT2, LLAMA, NO_DROPOUT, T5, TOKENS
+from support.weights import saved_state
 from torch import Tensor
 
 from planner.facts import graph_facts, layout_facts
@@ -173,7 +173,7 @@ def read_result(directory: Path, job: str) -> Result:
     """Read a job's losses and weights back from a run directory."""
     with (directory / "losses" / f"{job}.csv").open() as lines:
         losses = tuple(float(row["loss"]) for row in csv.DictReader(lines))
-    return Result(losses=losses, weights=load_file(directory / "weights" / job / "model.safetensors"))
+    return Result(losses=losses, weights=saved_state(directory / "weights" / job))
 
 
 def run(plan: Plan, directory: Path, *, compute_context: ComputeContext = no_context) -> dict[str, Result]:
