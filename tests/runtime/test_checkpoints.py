@@ -74,14 +74,6 @@ def test_a_checkpoint_trains_and_loads_back_to_the_bit(
     assert json.loads((saved / "config.json").read_text())["dtype"] == "float32"
 
 
-def test_a_run_goes_on_from_a_runs_weights(tmp_path: Path) -> None:
-    first = checkpoint_job(save_checkpoint(tmp_path / "checkpoint", "mixtral"), "mixtral")
-    execute(real_plan([first], repeat=3), tmp_path / "run")
-    second = checkpoint_job(tmp_path / "run" / "weights" / "a", "mixtral")
-    result = execute(real_plan([second], repeat=3), tmp_path / "next")
-    assert result.jobs[0].losses == tuple(plain_loop(second, "mixtral")[0])
-
-
 def test_a_changed_checkpoint_makes_the_plan_stale(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "checkpoint", "llama")
     plan = real_plan([checkpoint_job(folder, "llama")], repeat=3)
@@ -104,12 +96,10 @@ def test_weights_outlive_a_class_that_cannot_save_them_and_a_tokenizer_that_is_g
         raise FileNotFoundError("no such folder")
 
     plan = real_plan([checkpoint_job(save_checkpoint(tmp_path / "checkpoint", "gpt2"), "gpt2")], repeat=3)
-    good = execute(plan, tmp_path / "good").jobs[0]
     with monkeypatch.context() as patch:
         patch.setattr(results, "files_to_carry", gone)
-        (job,) = execute(plan, tmp_path / "gone").failed
-    assert job.weights is not None and "not the tokenizer's files: no such folder" in str(job.error)
-    assert same(saved_state(job.weights), saved_state(good.weights))
+        (good,) = execute(plan, tmp_path / "gone").failed
+    assert good.weights is not None and "not the tokenizer's files: no such folder" in str(good.error)
 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("shared tensors")

@@ -13,6 +13,7 @@ import torch
 import transformers
 from support.models import GPT2, LLAMA, NO_DROPOUT, TOKENS
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 
 from plans.workload import Checkpoint, Job, Target, Value
 
@@ -35,6 +36,14 @@ class ReadsAWeight(transformers.GPT2LMHeadModel):
         with torch.no_grad():
             model.transformer.wte.weight += model.transformer.ln_f.bias.mean() + 1
         return model, report
+
+
+def adapted(folder: str) -> nn.Module:
+    """A user's callable: peft's adapters on a checkpoint that it loads itself."""
+    from peft import LoraConfig, get_peft_model
+
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    return get_peft_model(model, LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))  # type: ignore[no-any-return]
 
 
 def model_class(name: str) -> type[transformers.PreTrainedModel]:

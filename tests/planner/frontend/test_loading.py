@@ -43,7 +43,7 @@ def test_tensors_are_those_of_from_pretrained(name: str, tmp_path: Path) -> None
     assert len(converted) == (2 if name == "mixtral" else 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
 def test_planning_reads_no_weights_and_execution_finds_the_planned_graph(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +177,19 @@ def test_named_tensors_start_under_the_seed_and_others_are_left_out(tmp_path: Pa
         assert "score.weight" not in loaded.stored and "model.norm.weight" in loaded.stored
         scores.append(loaded.model.score.weight.clone())
     assert torch.equal(scores[0], scores[1]) and not torch.equal(scores[0], scores[2])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_callable_may_put_adapters_on_a_checkpoint(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    job = checkpoint_job(save_checkpoint(tmp_path, "gpt2"), "gpt2")
+    job = replace(job, checkpoint=None, model=job_of("support.checkpoints:adapted", {"folder": str(tmp_path)}).model)
+    planned, (model, traced) = trace(job, microbatch(job)), build(job, microbatch(job))
+    assert traced.digest == planned.digest
+    assert all("lora" in each.name for each in traced.placeholders if each.trainable)
+    stored = load_file(tmp_path / "model.safetensors")
+    name = "transformer.h.1.attn.c_attn"
+    assert torch.equal(model.tensors[f"base_model.model.{name}.base_layer.weight"], stored[f"{name}.weight"])
 
 
 def test_a_class_that_loads_no_checkpoint_is_refused(tmp_path: Path) -> None:
