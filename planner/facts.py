@@ -6,11 +6,13 @@ Shards of one form are measured once; times follow for every profile from the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import reduce
 
 from planner.cost import duration_us
 from planner.frontend.program import ShardedGraph
 from planner.frontend.sharded import shard
-from planner.frontend.traced import TracedGraph
+from planner.frontend.traced import Placeholder, TracedGraph
 from planner.segments import value_bytes
 from planner.shard_costs import ShardCost, measure
 from planner.shard_forms import ShardForms
@@ -21,14 +23,7 @@ from plans.workload import Profile
 def layout_facts(traced: TracedGraph, graph: str, cuts: tuple[int, ...], profiles: Sequence[Profile]) -> Layout:
     """The graph's shards and slabs under these cuts. Raises TraceError where a cut is not allowed."""
     sharded = shard(traced, cuts)
-    forms = ShardForms(traced, sharded)
-    costs: dict[str, ShardCost] = {}
-    shards = []
-    for number in range(len(sharded.programs)):
-        form = forms.form(number)
-        if form not in costs:
-            costs[form] = measure(sharded, number, forms.running(number))
-        shards.append(_shard_facts(sharded, number, costs[form], profiles))
+    buckets = [_bucket_facts(graph, cut, profiles) for graph, cut in zip(traced.buckets, sharded.buckets, strict=True)]
     slabs = tuple(
         SlabFacts(
             name=slab.name,
@@ -39,7 +34,35 @@ def layout_facts(traced: TracedGraph, graph: str, cuts: tuple[int, ...], profile
         )
         for slab in sharded.slabs
     )
-    return Layout(graph=graph, cuts=cuts, shards=tuple(shards), slabs=slabs)
+    shards = tuple(reduce(_larger, each) for each in zip(*buckets, strict=True))
+    return Layout(graph=graph, cuts=cuts, shards=shards, slabs=slabs)
+
+
+def _bucket_facts(traced: TracedGraph, sharded: ShardedGraph, profiles: Sequence[Profile]) -> list[ShardFacts]:
+    forms = ShardForms(traced, sharded)
+    costs: dict[str, ShardCost] = {}
+    shards = []
+    for number in range(len(sharded.programs)):
+        form = forms.form(number)
+        if form not in costs:
+            costs[form] = measure(sharded, number, forms.running(number))
+        shards.append(_shard_facts(sharded, number, costs[form], profiles))
+    return shards
+
+
+def _larger(one: ShardFacts, other: ShardFacts) -> ShardFacts:
+    """What does for a shard at either of two buckets: the larger of each figure (nearly always the longer's)."""
+    names = [each.name for each in fields(ShardFacts) if isinstance(getattr(one, each.name), int)]
+    figures = {name: max(getattr(one, name), getattr(other, name)) for name in names}
+    times = tuple(
+        replace(
+            mine,
+            forward_us=max(mine.forward_us, others.forward_us),
+            backward_us=max(mine.backward_us, others.backward_us),
+        )
+        for mine, others in zip(one.times, other.times, strict=True)
+    )
+    return replace(one, **figures, times=times)
 
 
 def _shard_facts(sharded: ShardedGraph, number: int, cost: ShardCost, profiles: Sequence[Profile]) -> ShardFacts:
@@ -72,8 +95,10 @@ def _shard_facts(sharded: ShardedGraph, number: int, cost: ShardCost, profiles: 
 
 def graph_facts(traced: TracedGraph, name: str) -> Graph:
     """Facts of a graph that hold whatever its cuts."""
-    nodes = {node.name: node for node in traced.graph.nodes}
-    sizes = {each: value_bytes(nodes[each.node]) for each in traced.placeholders if each.role != "batch"}
+    sizes: dict[Placeholder, int] = {}
+    for graph in traced.buckets:  # they differ in their constants alone
+        nodes = {node.name: node for node in graph.graph.nodes}
+        sizes |= {each: value_bytes(nodes[each.node]) for each in graph.placeholders if each.role != "batch"}
     return Graph(
         name=name,
         digest=traced.digest,

@@ -81,7 +81,7 @@ def _check_axis(key: Key, values: Any, base: str) -> Iterator[Problem]:
         near = get_close_matches(key[0], known, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"sweep one of {', '.join(known)}"
         yield Problem(path=path, text=f"{key[0]!r} cannot be swept; {advice}")
-    elif len(key) > 1 and key[0] not in SHORTHAND:
+    elif len(key) > 1 and key[0] not in (*SHORTHAND, "lengths"):
         yield Problem(path=path, text=f"{key[0]} has no keys below it; sweep {key[0]!r} itself")
     elif len(key) > 2:
         yield Problem(path=path, text=f"only arguments themselves can be swept, such as {key[0]}.{key[1]}")

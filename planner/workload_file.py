@@ -23,6 +23,7 @@
     steps = 100
     batch_size = 8
     microbatches = 4
+    lengths = { buckets = [128, 512], pad = { input_ids = 0, labels = -100 } }
     sweep = { "optimizer.lr" = [1e-3, 3e-4], batch_size = [8, 16] }     # small-lr0.001-bs8, ...
 
 The path from text to Workload: TOML -> plain dictionaries -> each job's sweep expanded -> tables checked by the
@@ -247,6 +248,7 @@ class _Reader:
             threads=table.threads,
             precision=table.precision,
             checkpoint=checkpoint,
+            lengths=table.lengths.lengths() if table.lengths is not None else None,
         )
 
     def model(self, table: ModelTable, path: str) -> tuple[Target, Checkpoint | None]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from plans.optimizer import ARGUMENTS
 from plans.quantities import parse_bytes, parse_rate
-from plans.workload import Arguments, Precision, Target, Value
+from plans.workload import Arguments, Lengths, Pad, Precision, Target, Value
 
 Location = tuple[str | int, ...]
 CALL = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
@@ -68,6 +68,16 @@ def _argument(value: object) -> Value:
             raise ValueError("a table cannot be an argument; write a callable of your own that makes it")
         case _:
             raise ValueError(f"a {type(value).__name__} cannot be an argument; write it as text")
+
+
+def _pad(value: object) -> Pad:
+    match value:
+        case bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case _:
+            raise ValueError(f"{value!r} cannot fill up an item; write a finite number, true or false")
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -228,6 +238,25 @@ class OptimizerTable(Table):
         return Target(path=self.name, arguments=tuple(sorted((self.model_extra or {}).items())))
 
 
+class LengthsTable(Table):
+    """Items of differing length: what they are padded to, and with what."""
+
+    buckets: list[int] = Field(min_length=1, description="lengths that batches are padded to, ascending whole numbers")
+    pad: dict[str, Annotated[Any, BeforeValidator(_pad)]] = Field(
+        min_length=1,
+        description="what fills up the items of each key that differ in length: { input_ids = 0, labels = -100 }",
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> LengthsTable:
+        if self.buckets[0] < 1 or self.buckets != sorted(set(self.buckets)):
+            raise ValueError(f"buckets {self.buckets} have to ascend, from 1; put them in order, each once")
+        return self
+
+    def lengths(self) -> Lengths:
+        return Lengths(buckets=tuple(self.buckets), pad=tuple(sorted(self.pad.items())))
+
+
 class JobTable(Table):
     name: Name = Field(description="a unique name of letters, digits and . _ - (a sweep appends its values)")
     model: ModelTable = Field(
@@ -262,6 +291,13 @@ class JobTable(Table):
         ge=1,
         le=1024,
         description="CPU threads of one cell, a whole number from 1; part of the job's numerics",
+    )
+    lengths: LengthsTable | None = Field(
+        default=None,
+        description=(
+            "{ buckets = [64, 128], pad = { input_ids = 0, labels = -100 } }: a batch is padded to the smallest bucket "
+            "that holds its longest item; without it: all items are of one size"
+        ),
     )
     precision: Precision = Field(
         default="fp32",

@@ -6,6 +6,7 @@ Every object of the file may have a `note`. Where file and dataclass differ:
     {"op": "spill", "what": "gradients", ...}          SpillGradients(...)
     {"lr": 0.1}                                        (("lr", 0.1),)           arguments, sorted by name
     {"3": 1024}                                        (("3", 1024),)           bytes by slab
+    {"labels": -100}                                   (("labels", -100),)      padding by key, sorted
 """
 
 from __future__ import annotations
@@ -68,8 +69,10 @@ AT_LEAST_ONE = {
     "update_workers",
 }
 ANY_SIGN = {"seed"}
-MAPPINGS = {"arguments", "gradient_bytes"}
+MAPPINGS = {"arguments", "gradient_bytes", "pad"}
 """Fields that are pairs in the dataclass and an object in the file."""
+BY_NAME = {"arguments", "pad"}
+"""Those whose pairs are sorted by name, whatever their order in the file."""
 
 
 class FileObject(BaseModel):
@@ -115,7 +118,7 @@ def _annotation(name: str, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if name in MAPPINGS:
         _, value = get_args(arguments[0])
-        return _dict[str, _annotation("", value)]
+        return _dict[str, value if name == "pad" else _annotation("", value)]
     if isinstance(hint, type) and is_dataclass(hint):
         return model_of(hint)
     if origin is tuple and arguments[-1] is ...:
@@ -215,5 +218,5 @@ def _to_value(name: str, value: Any, pointer: str, notes: dict[str, str]) -> Any
         return tuple(_to_value("", each, pointer, notes) for each in value)
     if isinstance(value, dict):
         pairs = ((key, _to_value("", each, pointer, notes)) for key, each in value.items())
-        return tuple(sorted(pairs, key=lambda pair: pair[0]) if name == "arguments" else pairs)
+        return tuple(sorted(pairs, key=lambda pair: pair[0]) if name in BY_NAME else pairs)
     return value

@@ -102,6 +102,7 @@ def _check_jobs(plan: Plan, found: _Findings) -> None:
                 f"{job.microbatches} microbatches do not divide a batch of {job.batch_size}",
                 "change batch_size or microbatches, in the workload, and plan again",
             )
+        _check_lengths(job, f"{at}/lengths", found)
         try:
             expected = state_of(job.optimizer, job.precision).copies
         except WorkloadError as error:
@@ -114,6 +115,16 @@ def _check_jobs(plan: Plan, found: _Findings) -> None:
                 f"the facts say {copies[job.name]}",
                 "plan the changed workload again",
             )
+
+
+def _check_lengths(job: Job, at: str, found: _Findings) -> None:
+    if job.lengths is None:
+        return
+    buckets = job.lengths.buckets
+    if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+        found.add(f"{at}/buckets", f"buckets {_list(buckets)} do not ascend from 1", "put them in order, each once")
+    if not job.lengths.pad:
+        found.add(f"{at}/pad", "no key is padded", "name each key whose items differ in length, and what fills it up")
 
 
 # -- facts --------------------------------------------------------------------------------------------

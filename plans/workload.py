@@ -86,6 +86,21 @@ class Target:
     arguments: Arguments = ()
 
 
+Pad: TypeAlias = bool | int | float
+"""What fills up a short item."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """How items of differing length make a batch: padded at the end of their first dimension, to the smallest
+    bucket that holds the longest item of the whole batch."""
+
+    buckets: tuple[int, ...]
+    """Ascending; an item longer than the last is refused."""
+    pad: tuple[tuple[str, Pad], ...]
+    """(key of an item, what fills it up), sorted; items are equal in every other key's size."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A folder that a model's configuration and initial weights come from, as transformers saves it."""
@@ -118,6 +133,8 @@ class Job:
     checkpoint: Checkpoint | None = None
     """With it, `model` names a class with `from_pretrained`; its arguments are values of the configuration that
     differ from the checkpoint's."""
+    lengths: Lengths | None = None
+    """Null: all items are of one size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

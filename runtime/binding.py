@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -27,6 +28,7 @@ from plans.workload import HOST
 from runtime.batches import Batches
 from runtime.memory import Memory
 from runtime.operations import (
+    ByBucket,
     Cell,
     CellName,
     Copy,
@@ -44,6 +46,9 @@ from runtime.operations import (
 from runtime.optimizer import Kernel, SlabUpdate, kernel_of
 from runtime.program import Program
 from runtime.regions import Region
+
+SIZED_BY_BUCKET = (FetchBatch, Fetch, Save, Forward, Backward)
+"""Steps that touch values whose size depends on the length of a job's batches."""
 
 
 class Binder:
@@ -74,14 +79,39 @@ class Binder:
             self._batch_of(site) for site in program.flow.sites if isinstance(site.step, FetchBatch)
         )
 
+        self._smaller = {
+            job: [self._at(job, each) for each in graph.shorter] for job, graph in graphs.items() if graph.shorter
+        }
+
     def operations(self) -> list[Operation | None]:
         """By site; None: a drop."""
         flow = self._program.flow
         over_present = refreshes(flow.sites)
         return [
-            self._operation(site, uses, refresh=number in over_present)
+            self._by_bucket(site, uses, refresh=number in over_present)
             for number, (site, uses) in enumerate(zip(flow.sites, flow.uses, strict=True))
         ]
+
+    def _by_bucket(self, site: Site, uses: Uses, *, refresh: bool) -> Operation | None:
+        """One operation for each bucket of the job, of which a training step takes its own."""
+        job = site.step.job
+        operation = self._operation(site, uses, refresh=refresh)
+        if operation is None or job not in self._smaller or not isinstance(site.step, SIZED_BY_BUCKET):
+            return operation
+        lengths = self._jobs[job].lengths
+        assert lengths is not None, "prepare made graphs for the job's buckets"
+        operations = {lengths.buckets[-1]: operation}
+        for bucket, smaller in zip(lengths.buckets, self._smaller[job], strict=False):
+            of_bucket = smaller._operation(site, uses, refresh=refresh)
+            assert of_bucket is not None
+            operations[bucket] = of_bucket
+        return ByBucket(operations, self._batches, job)
+
+    def _at(self, job: str, graph: ShardedGraph) -> Binder:
+        """What binds the job's values at a smaller bucket; what is counted is counted once."""
+        smaller = copy.copy(self)
+        smaller._graphs, smaller._memory = {job: graph}, self._memory.at(job, graph)
+        return smaller
 
     def _operation(self, site: Site, uses: Uses, *, refresh: bool) -> Operation | None:
         """`refresh`: the site loads over a present copy."""

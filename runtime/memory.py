@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 from planner.frontend.program import ShardedGraph, TensorLayout
@@ -11,6 +12,9 @@ from plans.workload import HOST
 from runtime.program import Program
 from runtime.regions import Region, View
 from runtime.store import HostStore, state_layouts
+
+SIZED_BY_BUCKET = ("activations", "activation_gradients", "batch")
+"""Kinds whose tensors grow with the length of a job's batches; all others are the same in every bucket."""
 
 
 class Memory:
@@ -31,11 +35,25 @@ class Memory:
         self._store = store
         self._views = views
         self._regions: dict[object, Region] = {}
-        addresses = program.arenas.addresses
-        self._of = [self._bind(instance, addresses[instance.id]) for instance in program.flow.instances]
+        self._instances, self._addresses = program.flow.instances, program.arenas.addresses
+        self._of = [self._bind(instance, self._addresses[instance.id]) for instance in self._instances]
 
     def of(self, instance: Instance) -> Region:
         return self._of[instance.id]
+
+    def at(self, job: str, graph: ShardedGraph) -> Memory:
+        """This memory as a smaller bucket of a job lays it out: its values in regions of their own, which begin where
+        those of the largest bucket do; all else is the same."""
+        smaller = copy.copy(self)
+        smaller._graphs = {job: graph}
+        smaller._regions = {}
+        smaller._of = [
+            smaller._bind(instance, self._addresses[instance.id])
+            if instance.key.job == job and instance.key.kind in SIZED_BY_BUCKET
+            else self._of[instance.id]
+            for instance in self._instances
+        ]
+        return smaller
 
     def _bind(self, instance: Instance, address: int) -> Region:
         key = instance.key
@@ -47,7 +65,10 @@ class Memory:
         identity = (instance.place, address, key.kind, key.job, key.slab, key.shard)
         region = self._regions.get(identity)
         if region is None:
-            region = Region(self._views[instance.place], address, instance.bytes, self._layouts(key))
+            layouts = self._layouts(key)
+            # of a job with lengths, the bytes of the bucket in use, not those that the plan has room for
+            size = sum(each.size_bytes for each in layouts) if key.kind in SIZED_BY_BUCKET else instance.bytes
+            region = Region(self._views[instance.place], address, size, layouts)
             self._regions[identity] = region
             if key.kind in ("parameters", "optimizer", "batch", "buffers"):
                 region.fill()

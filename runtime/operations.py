@@ -85,6 +85,16 @@ class BeginPhase:
         self._kept.arena(self._device.arena_bytes)
 
 
+class ByBucket:
+    """What a training step does at the bucket that its batch is padded to."""
+
+    def __init__(self, operations: Mapping[int, Operation], batches: Batches, job: str) -> None:
+        self._operations, self._batches, self._job = dict(operations), batches, job
+
+    def __call__(self, stream: Stream, step: int) -> None:
+        self._operations[self._batches.bucket(self._job, step)](stream, step)
+
+
 class Copy:
     """The first bytes of a slab's region, from the host store or to it: all of it, or what changes."""
 

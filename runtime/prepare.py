@@ -79,7 +79,7 @@ def _cut_drift(job: Job, traced: TracedGraph, plan: Plan) -> tuple[Finding, ...]
 def size_drift(job: str, graph: ShardedGraph, layout: Layout, pointer: str) -> tuple[Finding, ...]:
     """Facts that the graph, as it is cut now, contradicts: each with the planned and the present figure.
 
-    `pointer`: of the layout in the plan.
+    Of a job with lengths a figure is the largest of any bucket. `pointer`: of the layout in the plan.
     """
     planned: dict[str, object] = {}
     now: dict[str, object] = {}
@@ -104,13 +104,15 @@ def size_drift(job: str, graph: ShardedGraph, layout: Layout, pointer: str) -> t
         planned[f"{name}, batch bytes"] = facts.batch_bytes
         planned[f"{name}, buffer bytes"] = facts.buffer_bytes
         planned[f"{name}, gradient bytes"] = facts.gradient_bytes
-    for number, activations in enumerate(graph.activations):
+    for number in range(len(graph.activations)):
         name = f"shard {number}"
         now[f"{name}, reads"] = graph.reads[number]
         now[f"{name}, gradients to"] = graph.gradients_to[number]
-        now[f"{name}, activation bytes"] = activations.size_bytes
-        now[f"{name}, activation gradient bytes"] = graph.activation_gradients[number].size_bytes
-        now[f"{name}, batch bytes"] = graph.batch[number].size_bytes
+        now[f"{name}, activation bytes"] = max(each.activations[number].size_bytes for each in graph.buckets)
+        now[f"{name}, activation gradient bytes"] = max(
+            each.activation_gradients[number].size_bytes for each in graph.buckets
+        )
+        now[f"{name}, batch bytes"] = max(each.batch[number].size_bytes for each in graph.buckets)
         now[f"{name}, buffer bytes"] = graph.buffers[number].size_bytes
         now[f"{name}, gradient bytes"] = tuple(
             (slab, sites.size_bytes) for slab, sites in graph.parameter_gradients[number]

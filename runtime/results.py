@@ -210,6 +210,7 @@ def record(plan: Plan, result: RunResult, trained: Trained) -> dict[str, object]
         "fingerprints": {each.name: each.value for each in plan.fingerprints},
         "jobs": [_job_row(job, result.directory) for job in result.jobs],
         "devices": [asdict(device) for device in result.devices],
+        "buckets": {job: list(buckets) for job, buckets in trained.buckets.items()},
         "failures": {job: failure.details for job, failure in trained.failures.items()},
         "phases": step_times(plan, trained),
     }

@@ -54,6 +54,8 @@ class Trained:
 
     program: Program
     losses: Mapping[str, tuple[float, ...]]
+    buckets: Mapping[str, tuple[int, ...]]
+    """Of each job with lengths: the bucket of every training step whose batch was made."""
     failures: Mapping[str, Failure]
     started_ns: int
     """`time.perf_counter_ns` when the replay began."""
@@ -91,7 +93,8 @@ def train(
         told=progress.step,
     )
     devices = open_devices(plan.workload.cluster)
-    batches = Batches(sources, program.steps)
+    lengths = {name: job.lengths for name, job in jobs.items() if job.lengths is not None}
+    batches = Batches(sources, program.steps, lengths)
     kept = {name: KeptCells() for name in devices}
     try:
         views: dict[str, View] = {}
@@ -132,6 +135,7 @@ def train(
         return Trained(
             program=program,
             losses={job: losses.of(job) for job in program.steps},
+            buckets={job: batches.buckets(job) for job in lengths},
             failures=dict(failures.of),
             started_ns=started_ns,
             spans=tuple(replay.spans()),

@@ -7,24 +7,31 @@ checkpoint are not even read (`planner.frontend.loading`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from planner.frontend.alike import constant_name, name_in_code
+from planner.frontend.lengths import examples
 from planner.frontend.loading import graph_cause, load_model, read_into
 from planner.frontend.model import MODEL, make_loss
 from planner.frontend.program import BuiltModel
-from planner.frontend.trace import export, named_tensors, naming_model, traced_module
+from planner.frontend.trace import exported_buckets, named_tensors, naming_model, traced_buckets
 from planner.frontend.traced import TracedGraph
 from plans.workload import Job
 
 
 def same_graph_cause(job: Job, batch: Mapping[str, Tensor]) -> object:
     """What a job's graph is made from: jobs with equal causes have equal graphs."""
-    shapes = tuple((name, value.dtype, tuple(value.shape)) for name, value in sorted(batch.items()))
+    shapes = tuple(
+        (name, value.dtype, tuple(value.shape))
+        for example in examples(job, batch)
+        for name, value in sorted(example.items())
+    )
     return (job.model, graph_cause(job), job.loss, job.precision, shapes)
 
 
@@ -37,7 +44,8 @@ class Known:
 
     @staticmethod
     def of(model: BuiltModel, graph: TracedGraph) -> Known:
-        names = [each.name for each in graph.placeholders if each.role == "constant"]
+        placeholders = [each for bucket in graph.buckets for each in bucket.placeholders]
+        names = [each.name for each in placeholders if each.role == "constant"]
         return Known(graph=graph, constants={name: model.tensors[name] for name in names})
 
 
@@ -49,17 +57,12 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
     """
     with seeded(job.seed), naming_model(job):
         module = make_loss(job, load_model(job) if job.checkpoint is not None else None)
-        program = export(job, module, batch) if known is None else None
+        programs = exported_buckets(job, module, batch) if known is None else ()
     model, stored = module.model, module.stored
-    if program is not None:
-        traced = traced_module(job, module, program)
-        constants = {
-            name.removeprefix(MODEL + "."): value
-            for name, value in program.constants.items()
-            if isinstance(value, Tensor)
-        }
+    if known is None:
+        traced = traced_buckets(job, module, programs)
+        constants = _constants(job, programs)
     else:
-        assert known is not None
         traced = known.graph
         constants = {name: _attribute(model, name, value) for name, value in known.constants.items()}
     tensors = constants | dict(named_tensors(model))
@@ -67,7 +70,12 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
         read_into(tensors[name], stored[name])
     return (
         BuiltModel(
-            tensors={each.name: tensors[each.name] for each in traced.placeholders if each.role != "batch"},
+            tensors={
+                each.name: tensors[each.name]
+                for graph in traced.buckets
+                for each in graph.placeholders
+                if each.role != "batch"
+            },
             masters={
                 each.name: module.masters[each.name]
                 for each in traced.placeholders
@@ -87,10 +95,23 @@ def _saves_itself(job: Job) -> bool:
     return job.checkpoint is not None or job.model.path.startswith("transformers:")
 
 
+def _constants(job: Job, programs: Sequence[ExportedProgram]) -> dict[str, Tensor]:
+    """The values of lifted constants, under the names that they have in the graphs of the job's buckets."""
+    found: dict[str, Tensor] = {}
+    for number, program in enumerate(programs):
+        for name, value in program.constants.items():
+            if isinstance(value, Tensor):
+                name = name.removeprefix(MODEL + ".")
+                if len(programs) > 1 and job.lengths is not None:
+                    name = constant_name(name, job.lengths.buckets[number])
+                found[name] = value
+    return found
+
+
 def _attribute(model: nn.Module, name: str, known: Tensor) -> Tensor:
     """A constant that is a plain attribute of the model may depend on the seed: this model's; else the known value."""
     owner: object = model
-    for part in name.split("."):
+    for part in name_in_code(name).split("."):
         owner = getattr(owner, part, None)
     return owner if isinstance(owner, Tensor) else known
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from planner.frontend.imports import load
+from planner.frontend.lengths import padded
 from plans.errors import WorkloadError
-from plans.workload import Job, Target
+from plans.workload import Job, Lengths, Target
 
 FINGERPRINT_ITEMS = 5
 """Items that a data set's fingerprint looks at, evenly spread from the first to the last."""
@@ -47,6 +48,8 @@ class JobData:
     seed: int
     batch_size: int
     microbatches: int
+    lengths: Lengths | None = None
+    """What items of differing length are padded to; None: they are all of one size."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,13 +73,18 @@ class JobData:
     def microbatch(self, step: int, microbatch: int) -> dict[str, Tensor]:
         """The rows of the batch that one microbatch trains on."""
         rows = self.batch_size // self.microbatches
-        return self._collate(step, microbatch * rows, rows)
+        first = microbatch * rows
+        if self.lengths is not None:  # all items of the step have a say in its length
+            return {name: value[first : first + rows] for name, value in self.batch(step).items()}
+        return self._collate(step, first, rows)
 
     def _collate(self, step: int, first: int, rows: int) -> dict[str, Tensor]:
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size + first
         indices = order(len(self.dataset), self.seed, epoch)[start : start + rows].tolist()
         items = [self.item(index) for index in indices]
+        if self.lengths is not None:
+            items = padded(self.name, dict(zip(indices, items, strict=True)), self.lengths)
         names = sorted(items[0])
         try:
             if any(sorted(item) != names for item in items):
@@ -85,7 +93,7 @@ class JobData:
         except (RuntimeError, KeyError) as error:
             raise WorkloadError(
                 f"data {self.name}: items {indices} do not stack to a batch: {error}; "
-                "give every item the same keys and shapes"
+                "give every item the same keys and shapes, or have those that differ padded by the job's lengths"
             ) from error
         return collated
 
@@ -142,6 +150,7 @@ def open_data(job: Job, opened: dict[Target, MapDataset] | None = None) -> JobDa
         seed=job.seed,
         batch_size=job.batch_size,
         microbatches=job.microbatches,
+        lengths=job.lengths,
     )
     if data.steps_per_epoch == 0:
         raise WorkloadError(

@@ -155,6 +155,14 @@ class ShardedGraph:
     use_sites: Mapping[str, tuple[tuple[int, str], ...]]
     """Trained parameter -> its (shard, use site) in reverse graph order: the order in which they add up."""
     programs: tuple[ShardProgram, ...]
+    shorter: tuple[ShardedGraph, ...] = ()
+    """Of a job with lengths: the graphs of its smaller buckets, ascending; this is the largest bucket's. Slabs,
+    parameter gradients and what reads what are the same in all, sizes of activations and batches are not."""
+
+    @property
+    def buckets(self) -> tuple[ShardedGraph, ...]:
+        """The graphs of all buckets, ascending; of a job without lengths: this one."""
+        return (*self.shorter, self)
 
     def has_backward(self, number: int) -> bool:
         """Whether a shard's backward would make any gradient."""

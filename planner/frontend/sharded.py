@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 
 from torch import Tensor
 
@@ -17,18 +19,39 @@ from planner.frontend.cuts import is_small_constant
 from planner.frontend.gradients import GradientFlow, gradient_flow
 from planner.frontend.program import Bundle, ShardedGraph, SlabLayout, TensorLayout
 from planner.frontend.slices import Slice, slices
-from planner.frontend.traced import TracedGraph, value_of
+from planner.frontend.traced import Placeholder, TracedGraph, value_of
 from plans.errors import TraceError
 
 ALIGNMENT = 256
 
 
 def shard(traced: TracedGraph, cuts: Sequence[int]) -> ShardedGraph:
-    """The graph cut at the given positions; TraceError where a position is not allowed."""
+    """The graph cut at the given positions; TraceError where a position is not allowed.
+
+    Of a job with lengths the largest bucket's, which holds the others; TraceError where other gradients flow in one.
+    """
     check_cuts(traced, cuts)
-    parts = slices(traced, cuts)
-    gradients = gradient_flow(parts, traced.loss)
-    slabs = _slabs(traced, parts, gradients)
+    cut = [slices(graph, cuts) for graph in traced.buckets]
+    flows = [gradient_flow(parts, graph.loss) for graph, parts in zip(traced.buckets, cut, strict=True)]
+    if any(flow.flows != flows[-1].flows for flow in flows):
+        raise TraceError(
+            "lengths: the gradients that cross the cuts are not the same at each bucket; "
+            "cut elsewhere, or declare the largest bucket alone"
+        )
+    slabs = _slabs(traced, cut, flows[-1])
+    *shorter, largest = [
+        _shard(graph, cuts, parts, flow, slabs) for graph, parts, flow in zip(traced.buckets, cut, flows, strict=True)
+    ]
+    return replace(largest, shorter=tuple(shorter))
+
+
+def _shard(
+    traced: TracedGraph,
+    cuts: Sequence[int],
+    parts: Sequence[Slice],
+    gradients: GradientFlow,
+    slabs: tuple[SlabLayout, ...],
+) -> ShardedGraph:
     slab_of = {entry.name: slab.name for slab in slabs for entry in slab.entries if entry.requires_grad}
     values = {node.name: value_of(node) for part in parts for node in part.nodes if node.name in part.outputs}
     made_by = {name: part.number for part in parts for name in part.outputs}
@@ -73,24 +96,31 @@ def check_cuts(traced: TracedGraph, cuts: Sequence[int]) -> None:
 # -- slabs --------------------------------------------------------------------------------------------
 
 
-def _slabs(traced: TracedGraph, parts: Sequence[Slice], gradients: GradientFlow) -> tuple[SlabLayout, ...]:
-    readers: dict[str, list[int]] = defaultdict(list)
-    for part in parts:
+def _slabs(traced: TracedGraph, cut: Sequence[Sequence[Slice]], gradients: GradientFlow) -> tuple[SlabLayout, ...]:
+    """The slabs of all buckets: their graphs read the same tensors, but for constants, of which each has its own.
+
+    `cut`: each bucket's slices, the largest bucket's last, which `gradients` is of.
+    """
+    parts = cut[-1]
+    readers: dict[str, set[int]] = defaultdict(set)
+    for part in chain(*cut):
         for name in part.tensors:
-            readers[name].append(part.number)
+            readers[name].add(part.number)
     trained = {
         site.parameter
         for part, flow in zip(parts, gradients.flows, strict=True)
         for site in part.sites
         if site.name in set(flow.sites)
     }
-    nodes = {node.name: node for node in traced.graph.nodes if node.op == "placeholder"}
-    values = {each.name: value_of(nodes[each.node]) for each in traced.placeholders}
+    values: dict[str, Tensor] = {}
+    placeholders: dict[str, Placeholder] = {}
+    for graph in traced.buckets:
+        nodes = {node.name: node for node in graph.graph.nodes if node.op == "placeholder"}
+        placeholders |= {each.name: each for each in graph.placeholders if each.role != "batch"}
+        values |= {each.name: value_of(nodes[each.node]) for each in graph.placeholders}
     members: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for placeholder in traced.placeholders:
-        if placeholder.role == "batch":
-            continue
-        shards = tuple(readers[placeholder.name])
+    for placeholder in placeholders.values():
+        shards = tuple(sorted(readers[placeholder.name]))
         if is_small_constant(placeholder, values[placeholder.name]):
             for number in shards:
                 members[(number,)].append(placeholder.name)

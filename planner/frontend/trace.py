@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -23,12 +23,14 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 from torch.utils._pytree import tree_flatten
 
+from planner.frontend.alike import as_one, constant_name
 from planner.frontend.buffers import written_back
 from planner.frontend.conversions import converting_fake_modules
 from planner.frontend.cuts import cut_positions, recomputed_nodes
 from planner.frontend.evaluation import mapped
 from planner.frontend.functions import recorded
 from planner.frontend.generators import generators_refused
+from planner.frontend.lengths import examples
 from planner.frontend.model import MODEL, Loss, make_loss
 from planner.frontend.modes import modes_as_nodes
 from planner.frontend.normalize import normalize, updated_buffers
@@ -56,7 +58,29 @@ def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
     """
     with FakeTensorMode(allow_non_fake_inputs=True), converting_fake_modules(), naming_model(job):
         module = make_loss(job)
-    return traced_module(job, module, export(job, module, batch))
+    return traced_buckets(job, module, exported_buckets(job, module, batch))
+
+
+def exported_buckets(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> tuple[ExportedProgram, ...]:
+    """The loss exported at every bucket of the job, ascending; of a job without lengths once."""
+    return tuple(export(job, module, example) for example in examples(job, batch))
+
+
+def traced_buckets(job: Job, module: Loss, programs: Sequence[ExportedProgram]) -> TracedGraph:
+    """What was exported at every bucket as one graph. Raises TraceError where the buckets' graphs are not alike."""
+    if len(programs) == 1:
+        return traced_module(job, module, programs[0])
+    buckets = job.lengths.buckets if job.lengths is not None else ()
+    largest = traced_module(job, module, programs[-1], bucket=buckets[-1])
+    shorter = [
+        traced_module(job, module, program, bucket=bucket, largest=largest)
+        for program, bucket in zip(programs, buckets, strict=False)
+        if bucket != buckets[-1]
+    ]
+    try:
+        return as_one([*shorter, largest], buckets)
+    except TraceError as error:
+        raise TraceError(f"job {job.name}: {error}") from None
 
 
 @contextmanager
@@ -89,9 +113,20 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         raise _trace_error(job, module, error) from error
 
 
-def traced_module(job: Job, module: Loss, program: ExportedProgram) -> TracedGraph:
-    """Normalise an exported loss; `module` is the (fake or real) model that it was exported from."""
-    described = _describe(module, program)
+def traced_module(
+    job: Job,
+    module: Loss,
+    program: ExportedProgram,
+    *,
+    bucket: int | None = None,
+    largest: TracedGraph | None = None,
+) -> TracedGraph:
+    """Normalise an exported loss; `module` is the (fake or real) model that it was exported from.
+
+    `bucket`: of several that the job has, the one that this is exported at; `largest`: the largest bucket's graph,
+    which says what is computed again.
+    """
+    described = _describe(module, program, bucket)
     try:
         graph, evaluation = normalize(program.graph, described, MODEL)
     except TraceError as error:
@@ -114,7 +149,7 @@ def traced_module(job: Job, module: Loss, program: ExportedProgram) -> TracedGra
         nodes=nodes,
         requires_grad={node.name: node.meta["requires_grad"] for node in graph.nodes if node.op != "output"},
         recomputed=recomputed,
-        cut_positions=cut_positions(nodes, recomputed, evaluation),
+        cut_positions=cut_positions(nodes, recomputed if largest is None else largest.recomputed, evaluation),
         loss=loss.all_input_nodes[0].name,
         unread=tuple(sorted(set(saved.values()) - read)),
         saved_names=saved,
@@ -163,8 +198,11 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _describe(module: Loss, program: ExportedProgram) -> dict[str, Placeholder]:
-    """Placeholder node's name -> what it stands for; nodes of one tied tensor share a description."""
+def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dict[str, Placeholder]:
+    """Placeholder node's name -> what it stands for; nodes of one tied tensor share a description.
+
+    `bucket`: constants bear its name; None: the only one.
+    """
     canonical = canonical_names(module.model)
     tensors = dict(named_tensors(module.model))
     aliases: dict[str, list[str]] = defaultdict(list)
@@ -183,6 +221,8 @@ def _describe(module: Loss, program: ExportedProgram) -> dict[str, Placeholder]:
         given = next(batch_names) if role == "batch" else str(spec.target)
         given = given.removeprefix(PREFIX) if role != "batch" else given
         name = canonical.get(given, given)
+        if role == "constant" and bucket is not None:
+            name = constant_name(name, bucket)
         if role in ("batch", "constant") or name not in kept:
             trainable = role == "parameter" and tensors[name].requires_grad
             names = tuple(sorted(aliases[name])) if role in ("parameter", "buffer") else (name,)

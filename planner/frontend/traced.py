@@ -101,6 +101,14 @@ class TracedGraph:
     construction_bytes: int
     """Host memory while the real model is built and its tensors move into the host store, their place there included;
     not part of the digest."""
+    shorter: tuple[TracedGraph, ...] = ()
+    """Of a job with lengths: the graphs of its smaller buckets, ascending; this is the largest bucket's. They are alike
+    (`planner.frontend.alike`): one choice of cuts is one of all. `digest` is of all of them."""
+
+    @property
+    def buckets(self) -> tuple[TracedGraph, ...]:
+        """The graphs of all buckets, ascending; of a job without lengths: this one."""
+        return (*self.shorter, self)
 
     def placeholder(self, node: str) -> Placeholder:
         """The placeholder whose node has that name."""
