@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
+from planner.frontend.functions import Applied
 from planner.frontend.traced import Placeholder, Source, TracedGraph
 from plans.errors import TraceError
 
@@ -81,13 +82,18 @@ def _form(node: Node, described: Mapping[str, Placeholder]) -> tuple[object, ...
     return (
         node.op,
         node.name,
-        str(node.target),
+        _operator(node),
         _argument((node.args, node.kwargs)),
         described.get(node.name),
         node.meta.get("context"),
         node.meta.get("requires_grad"),
         tuple((each.dtype, each.dim()) if isinstance(each, Tensor) else None for each in values),
     )
+
+
+def _operator(node: Node) -> str:
+    # what runs inside of a custom function may depend on the length, as within an operator
+    return str(node.target.function) if isinstance(node.target, Applied) else str(node.target)
 
 
 def _argument(value: Any) -> object:

@@ -9,7 +9,7 @@ import pytest
 from planner.workload_file import load, parse
 from planner.workload_tables import ClusterTable, JobTable, keys
 from plans.errors import WorkloadError
-from plans.workload import Checkpoint, Job, Profile, Target, Workload
+from plans.workload import Checkpoint, Job, Lengths, Profile, Target, Workload
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +76,37 @@ def test_a_whole_workload() -> None:
     assert job.optimizer == Target(path="AdamW", arguments=(("betas", (0.9, 0.95)), ("lr", 0.001)))
     assert (job.steps, job.batch_size, job.microbatches, job.seed, job.threads) == (5, 8, 4, 0, 1)
     assert (job.loss, job.precision) == (None, "fp32")
+
+
+LENGTHS = "lengths = { buckets = [64, 128], pad = { labels = -100, input_ids = 0, scale = 0.5, mask = false } }\n"
+
+
+def test_lengths() -> None:
+    (job,) = read(CLUSTER + JOB + LENGTHS).jobs
+    pad = (("input_ids", 0), ("labels", -100), ("mask", False), ("scale", 0.5))
+    assert job.lengths == Lengths(buckets=(64, 128), pad=pad)
+    assert read(CLUSTER + JOB).jobs[0].lengths is None
+    swept = read(CLUSTER + JOB + LENGTHS + 'sweep = { "lengths.buckets" = [[64], [32, 96]] }').jobs
+    assert [each.name for each in swept] == ["small-buckets64", "small-buckets32_96"]
+    assert [each.lengths for each in swept] == [Lengths(buckets=each, pad=pad) for each in ((64,), (32, 96))]
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "says"),
+    [
+        ("{ buckets = [8, 4], pad = { x = 0 } }", "jobs[0].lengths", "buckets [8, 4] have to ascend"),
+        ("{ buckets = [0], pad = { x = 0 } }", "jobs[0].lengths", "have to ascend, from 1"),
+        ("{ buckets = [], pad = { x = 0 } }", "jobs[0].lengths.buckets", "lengths that batches are padded to"),
+        ("{ buckets = [4] }", "jobs[0].lengths.pad", "missing; write what fills up"),
+        ("{ buckets = [4], pad = {} }", "jobs[0].lengths.pad", "what fills up the items"),
+        ("{ buckets = [4], pad = { x = nan } }", "jobs[0].lengths.pad.x", "nan cannot fill up an item"),
+        ("{ buckets = [4], pad = { x = 'a' } }", "jobs[0].lengths.pad.x", "'a' cannot fill up an item"),
+        ("{ bucket = [4], pad = { x = 0 } }", "jobs[0].lengths.bucket", "did you mean 'buckets'?"),
+    ],
+)
+def test_a_mistake_in_lengths(table: str, path: str, says: str) -> None:
+    found = mistakes(CLUSTER + JOB + f"lengths = {table}")
+    assert any(line.startswith(f"{path}: ") and says in line for line in found), found
 
 
 def test_shared_links_backings_and_shorthand() -> None:

@@ -244,6 +244,15 @@ def microbatches_do_not_divide(t: Text) -> None:
     t.sub(t.first('"steps": 4, "batch_size"'), '"batch_size": 8', '"batch_size": 7')
 
 
+def buckets_descend(t: Text) -> None:
+    lengths = '"lengths": {"buckets": [16, 8], "pad": {"x": 0}}'
+    t.sub(t.first('"steps": 4, "batch_size"'), '"lengths": null', lengths)
+
+
+def nothing_padded(t: Text) -> None:
+    t.sub(t.first('"steps": 4, "batch_size"'), '"lengths": null', '"lengths": {"buckets": [8, 16], "pad": {}}')
+
+
 def unknown_optimizer(t: Text) -> None:
     t.sub(t.first('"steps": 4, "batch_size"'), '"path": "AdamW"', '"path": "AdamX"')
 
@@ -297,6 +306,8 @@ CASES = [
     Case("host memory exceeded", host_memory_exceeded, "/workload/cluster/host_memory_bytes", "short", "more memory"),
     Case("unknown link", unknown_link, "/workload/cluster/devices/1/link", "lnk1", 'did you mean "link1"'),
     Case("two jobs of one name", two_jobs_of_one_name, "/workload/jobs/1/name", "second time", "rename", most=3),
+    Case("buckets", buckets_descend, "/workload/jobs/0/lengths/buckets", r"[16, 8] do not ascend", "in order"),
+    Case("no padding", nothing_padded, "/workload/jobs/0/lengths/pad", "no key is padded", "name each key"),
     Case("microbatches", microbatches_do_not_divide, "/workload/jobs/0/microbatches", "do not divide", "change"),
     Case("unknown optimizer", unknown_optimizer, "/workload/jobs/0/optimizer", "AdamX", "name an optimizer"),
     Case("step far away", step_far_away, LINE + "/step", "1000000000", "from 0"),

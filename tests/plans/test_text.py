@@ -15,7 +15,7 @@ from plans.errors import InvalidPlanError
 from plans.plan import Plan
 from plans.steps import SpillGradients
 from plans.text import WIDTH, dumps, jsonable, loads
-from plans.workload import Target, Value
+from plans.workload import Lengths, Target, Value
 
 scalars = (
     st.none()
@@ -49,6 +49,16 @@ def test_arguments_come_back_with_their_types(arguments: dict[str, Value]) -> No
     again = loads(dumps(plan)).plan
     assert again == plan
     assert repr(again.workload.jobs[0].model) == repr(model)
+
+
+def test_lengths_come_back_with_their_types() -> None:
+    plan = toy_plan(predicted=False)
+    (job,) = plan.workload.jobs
+    lengths = Lengths(buckets=(8, 16), pad=(("input_ids", 0), ("labels", -100), ("mask", False), ("scale", 0.0)))
+    plan = replace(plan, workload=replace(plan.workload, jobs=(replace(job, lengths=lengths),)))
+    again = loads(dumps(plan)).plan
+    assert again == plan
+    assert repr(again.workload.jobs[0].lengths) == repr(lengths)
 
 
 def test_one_step_a_line_and_no_line_too_long() -> None:

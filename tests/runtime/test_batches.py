@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from plans.workload import Lengths
 from runtime.batches import Batches
 from runtime.losses import Losses
 
@@ -29,6 +30,25 @@ def test_rows_and_the_next_step_ahead() -> None:
     assert batches.rows("a", 2, 0, 1, fetches=1)["x"].tolist() == [[20]]
     batches.close()
     assert source.made == [0, 1, 2]
+
+
+class Growing:
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        if step == 2:
+            raise ValueError("no step 2")
+        return {"x": torch.zeros(2, 4 * (step + 1))}
+
+
+def test_a_step_s_bucket_is_known_before_any_fetch_and_after_the_last() -> None:
+    batches = Batches({"a": Growing()}, {"a": 3}, {"a": Lengths(buckets=(4, 8), pad=(("x", 0),))})
+    assert batches.bucket("a", 1) == 8
+    assert batches.rows("a", 0, 0, 2, fetches=1)["x"].shape == (2, 4)
+    assert batches.rows("a", 1, 0, 2, fetches=1)["x"].shape == (2, 8)
+    assert (batches.bucket("a", 0), batches.bucket("a", 1)) == (4, 8)
+    assert batches.buckets("a") == (4, 8)
+    with pytest.raises(ValueError, match="no step 2"):
+        batches.bucket("a", 2)
+    batches.close()
 
 
 def test_what_the_data_raises_is_raised_by_the_fetch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,19 @@ from plans.errors import TraceError
 from plans.workload import Job, Lengths
 
 
+class Doubled(torch.autograd.Function):
+    """Its code reads the length."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, length: int) -> Tensor:
+        ctx.length = length
+        return value.view(-1, length).mul(2.0).view(value.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.reshape(-1, ctx.length).mul(2.0).view(gradient.shape), None
+
+
 class Weighted(nn.Module):
     """Weighs positions by a literal of the batch's length; from length `from_` on it does one thing more."""
 
@@ -32,6 +46,7 @@ class Weighted(nn.Module):
         length = tokens.shape[1]
         weights = torch.tensor([1.0 / (1 + place) for place in range(length)])
         value = torch.tanh(self.embed(tokens)) * weights.unsqueeze(-1)
+        value = Doubled.apply(value, length)
         if length >= self.branch_at:
             value = value.relu()
         return self.head(value)
