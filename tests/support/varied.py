@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 from support.models import TOKENS
 from support.whole import whole_job
-from torch import Tensor
+from torch import Tensor, nn
 
 from planner.frontend.data import order
 from plans.workload import Job, Lengths, Target, Value
@@ -33,6 +34,24 @@ class Varied:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         tokens = self.tokens[index]
         return {"input_ids": tokens, "labels": tokens.clone(), "attention_mask": torch.ones_like(tokens)}
+
+
+class Normed(nn.Module):
+    """Running statistics, whose every update depends on the padded length."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(TOKENS, width)
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 1) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(4))
+        self.head = nn.Linear(width, TOKENS)
+
+    def forward(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        value = self.embed(input_ids).transpose(1, 2)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            value = torch.relu(norm(layer(value))) + value
+        logits = self.head(value.transpose(1, 2) * attention_mask.unsqueeze(-1))
+        return SimpleNamespace(loss=nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()))
 
 
 def varied(shortest: int = 1, longest: int = 12) -> Varied:
