@@ -16,7 +16,8 @@ does there, it does on whichever device a shard runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -84,18 +85,29 @@ class Modes:
         return True
 
 
+def ambient_of(contexts: Sequence[Context]) -> Context:
+    """The modes to enter once for nodes of these contexts: the autocast of most of them.
+
+    Entering modes costs a node several times what dispatching it does.
+    """
+    counted = Counter(context.autocast for context in contexts)
+    return Context(autocast=counted.most_common(1)[0][0] if counted else None)
+
+
 @contextmanager
-def entered(context: Context, device_type: str) -> Iterator[None]:
-    """Run under a node's modes; autocast without its cache of cast weights, which a cut would split.
+def entered(context: Context, device_type: str, ambient: Context = PLAIN) -> Iterator[None]:
+    """Run under a node's modes, where those of `ambient` are in force; autocast without its cache of cast weights,
+    which a cut would split.
 
     (The cache could not join uses of a weight here, which are leaves of their own, but it would hold on to them.)
     """
     cast = context.autocast
     with torch.set_grad_enabled(context.grad):
-        if cast is None:
+        if cast == ambient.autocast:
             yield
         else:
-            with torch.autocast(device_type, dtype=cast.dtype, cache_enabled=False):
+            dtype = None if cast is None else cast.dtype
+            with torch.autocast(device_type, dtype=dtype, enabled=cast is not None, cache_enabled=False):
                 yield
 
 
@@ -105,22 +117,26 @@ class Scoped:
 
     __module__ = __name__
 
-    def __init__(self, target: Callable[..., Any], context: Context) -> None:
+    def __init__(self, target: Callable[..., Any], context: Context, ambient: Context = PLAIN) -> None:
         self.target = target
         self.context = context
-        cast = context.autocast
-        name = f"{getattr(target, '__module__', '')}_{target}_{context.grad}_{cast and cast.dtype}"
+        self.ambient = ambient
+        modes = "_".join(f"{each.grad}_{each.autocast and each.autocast.dtype}" for each in (context, ambient))
+        name = f"{getattr(target, '__module__', '')}_{target}_{modes}"
         self.__name__ = "scoped_" + "".join(letter if letter.isalnum() else "_" for letter in name)
 
     def __call__(self, device: torch.device, /, *args: Any, **kwargs: Any) -> Any:
-        with entered(self.context, device.type):
+        with entered(self.context, device.type, self.ambient):
             return self.target(*args, **kwargs)
 
     def __repr__(self) -> str:
         return self.__name__
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Scoped) and (self.target, self.context) == (other.target, other.context)
+        return isinstance(other, Scoped) and self._parts() == other._parts()
 
     def __hash__(self) -> int:
-        return hash((self.target, self.context))
+        return hash(self._parts())
+
+    def _parts(self) -> tuple[object, ...]:
+        return (self.target, self.context, self.ambient)

@@ -23,8 +23,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from planner.frontend import keyed
-from planner.frontend.modes import PLAIN, Scoped
-from planner.frontend.traced import Placeholder, TracedGraph, value_of
+from planner.frontend.modes import PLAIN, Scoped, ambient_of, entered
+from planner.frontend.traced import Context, Placeholder, TracedGraph, value_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +85,25 @@ class Slice:
 class Code:
     """A function `(draws, device, *arguments) -> (*outputs, *buffers)`, compiled when it is first called."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, ambient: Context) -> None:
+        """`ambient`: the modes that the whole of it runs under."""
         self.graph = graph
+        self.ambient = ambient
         text = "\n".join(f"{node.op} {node.target} {node.args} {node.kwargs}" for node in graph.nodes)
         forms = "\n".join(str(node.meta["form"]) for node in graph.nodes if "form" in node.meta)
-        self.signature = sha256(f"{text}\n{forms}".encode()).hexdigest()
+        self.signature = sha256(f"{ambient}\n{text}\n{forms}".encode()).hexdigest()
 
     @cached_property
     def function(self) -> Callable[..., tuple[Tensor, ...]]:
         compiled: Callable[..., tuple[Tensor, ...]] = GraphModule(torch.nn.Module(), self.graph).forward
-        return compiled
+        if self.ambient == PLAIN:
+            return compiled
+
+        def run(draws: keyed.Draws, device: torch.device, *arguments: Tensor) -> tuple[Tensor, ...]:
+            with entered(self.ambient, device.type):
+                return compiled(draws, device, *arguments)
+
+        return run
 
 
 def slices(traced: TracedGraph, cuts: Sequence[int]) -> tuple[Slice, ...]:
@@ -226,6 +235,7 @@ def _code(
         kind = "input" if placeholder is None else _kind(placeholder)
         return taken[kind, site_name(name, reader.name) if kind == "site" else name]
 
+    ambient = ambient_of([node.meta["context"] for node in nodes])
     slot = 0
     for number, node in enumerate(nodes):
 
@@ -239,11 +249,11 @@ def _code(
         if target in keyed.KEYED:
             args = (draws, slot, *args)
             slot += 1
-        if node.meta["context"] != PLAIN:
-            target, args = Scoped(target, node.meta["context"]), (device, *args)
+        if node.meta["context"] != ambient:
+            target, args = Scoped(target, node.meta["context"], ambient), (device, *args)
         made[node.name] = graph.create_node("call_function", target, args, dict(kwargs), name=f"v{number}")
     graph.output((*(made[name] for name in outputs), *buffers))
-    return Code(graph)
+    return Code(graph, ambient)
 
 
 _CODES = 512
