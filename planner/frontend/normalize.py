@@ -6,6 +6,7 @@
     functionalize   in-place operators that nobody else can see become functional ones
     key_randomness  random nodes draw from keyed generators
     evaluate        fake values, and each value's requires_grad in the uncut graph
+    settle_strides  where fake values have other strides than real ones, the real ones
     merge_same      a node that returns its input as it is (a conversion to what it is already) is that input
     sweep           what the loss does not depend on goes (assertions, unused masks, unread weights)
 
@@ -21,6 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, Node
 
@@ -57,6 +59,8 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     functionalize(flat, placeholders)
     key_randomness(flat)
     evaluation = evaluate(flat, placeholders)
+    if settle_strides(flat):
+        evaluation = evaluate(flat, placeholders)
     merge_same(evaluation)
     sweep(flat, evaluation)
     refuse_mixed_types(flat)
@@ -289,6 +293,31 @@ def _keyed_form(node: Node, name: str) -> tuple[Callable[..., Any], tuple[Any, .
 
 
 # -- what is left over ---------------------------------------------------------------------------------
+
+
+def settle_strides(graph: Graph) -> bool:
+    """Let values of batch norm be dense, as they are in fact: fake ones keep whatever strides the input has.
+
+    What reads such a value would seem to need less memory than it does (a matrix product copies what is not dense). On
+    real tensors the added operator does nothing. Returns whether any was added.
+    """
+    strided = [
+        node
+        for node in graph.nodes
+        if node.target is torch.ops.aten.batch_norm.default and not _is_dense(node.meta["val"])
+    ]
+    for node in strided:
+        with graph.inserting_after(node):
+            dense = graph.call_function(torch.ops.aten.contiguous.default, (node,))
+        dense.meta = dict(node.meta)
+        node.replace_all_uses_with(dense, delete_user_cb=lambda user, dense=dense: user is not dense)
+    return bool(strided)
+
+
+def _is_dense(value: Tensor) -> bool:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    last = formats.get(value.dim())
+    return value.is_contiguous() or (last is not None and value.is_contiguous(memory_format=last))
 
 
 def merge_same(evaluation: Evaluation) -> None:
