@@ -26,8 +26,10 @@ from planner.frontend.cell import takes_gradient
 from planner.frontend.keyed import KEYED, Draws, call
 from planner.frontend.modes import PLAIN, TRACED_ON, entered
 from planner.frontend.program import CellKey
+from planner.frontend.refusals import because, where
 from planner.frontend.traced import TracedGraph
 from planner.liveness import CountLiveBytes
+from plans.errors import TraceError
 
 KEY = CellKey(seed=0, step=0, microbatch=0)
 
@@ -74,7 +76,7 @@ NOTHING = NodeCost(
 
 
 def node_costs(traced: TracedGraph) -> tuple[NodeCost, ...]:
-    """Cost of every compute node, in graph order."""
+    """Cost of every compute node, in graph order. Raises TraceError for a node that cannot run backward."""
     known: dict[str, NodeCost] = {}
     return tuple(_cost(node, traced, known) for node in traced.nodes)
 
@@ -99,7 +101,10 @@ def _cost(node: Node, traced: TracedGraph, known: dict[str, NodeCost]) -> NodeCo
     signature = repr((node.target, args, kwargs, node.meta.get("context", PLAIN)))
     if signature not in known:
         with FakeTensorMode():
-            known[signature] = _measure(node, args, kwargs)
+            try:
+                known[signature] = _measure(node, args, kwargs)
+            except Exception as error:  # any operator, the user's own too: one without a backward, say
+                raise TraceError(f"{where(node.meta['source'])}: {because(error)}") from error
     return known[signature]
 
 

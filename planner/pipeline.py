@@ -28,7 +28,7 @@ from planner.partition import partition
 from planner.schedule import SolverOptions, schedule
 from plans.check import check
 from plans.digests import decisions_digest, facts_digest, lists_digest, lists_edited
-from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, WorkloadError
+from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
 from plans.facts import Facts, Graph, JobFacts, Layout
 from plans.flow import trace as trace_lists
 from plans.optimizer import state_of
@@ -248,6 +248,8 @@ def _cuts(workload: Workload, known: Study, report: Report, part: float = 1.0) -
                 raise InfeasibleError(
                     f"{job.name}: {error}", device=error.device, missing_bytes=error.missing_bytes, job=job.name
                 ) from None
+            except TraceError as error:
+                raise TraceError(f"job {job.name}: {error}") from error
         cuts[job.name] = found[cause]
     return cuts
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from planner.frontend.functions import Applied
-from planner.frontend.traced import Placeholder, Source, TracedGraph
+from planner.frontend.refusals import where
+from planner.frontend.traced import Placeholder, TracedGraph
 from plans.errors import TraceError
 
 MARK = "@"
@@ -55,15 +56,16 @@ def as_one(graphs: Sequence[TracedGraph], buckets: Sequence[int]) -> TracedGraph
 def _refuse_unlike(graph: TracedGraph, largest: TracedGraph, bucket: int, longest: int) -> None:
     here, there = _descriptions(graph), _descriptions(largest)
     for node, other in zip_longest(graph.graph.nodes, largest.graph.nodes):
+        place = where((other or node).meta.get("source"))
         if node is None or other is None or _form(node, here) != _form(other, there):
             raise TraceError(
-                f"lengths: {_where(other or node)}: bucket {bucket} has {_shown(node)}, bucket {longest} has "
-                f"{_shown(other)}; one plan serves all buckets only where the model does the same at each: "
+                f"lengths: {place}: bucket {bucket} has {_shown(node)}, bucket {longest} has {_shown(other)}; "
+                "one plan serves all buckets only where the model does the same at each: "
                 f"leave out bucket {bucket}, or take from the model's code what depends on the length"
             )
         if node.name in largest.recomputed - graph.recomputed:
             raise TraceError(
-                f"lengths: {_where(other)}: {_shown(other)} is computed again by each reader at bucket {longest} and "
+                f"lengths: {place}: {_shown(other)} is computed again by each reader at bucket {longest} and "
                 f"cannot be at bucket {bucket}; leave out bucket {bucket}"
             )
 
@@ -112,13 +114,6 @@ def _argument(value: Any) -> object:
             return "slice", _argument((value.start, value.stop, value.step))
         case _:
             return str(value)
-
-
-def _where(node: Node) -> str:
-    source: Source | None = node.meta.get("source")
-    if source is None:
-        return f"at {node.name}"
-    return f"in {source.module or 'the model'} ({source.location or 'line unknown'})"
 
 
 def _shown(node: Node | None) -> str:

@@ -22,7 +22,9 @@ from planner.frontend import keyed
 from planner.frontend.modes import PLAIN, TRACED_ON, Scoped
 from planner.frontend.operators import mutated_inputs, written_arguments
 from planner.frontend.program import CellKey
+from planner.frontend.refusals import UntraceableError, because, where
 from planner.frontend.traced import Context, Placeholder
+from plans.errors import TraceError
 
 _DRAWS = keyed.Draws(CellKey(seed=0, step=0, microbatch=0), (0,))
 
@@ -65,6 +67,18 @@ def call(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     if context == PLAIN:
         return _callable(node)(*prefix, *args, **kwargs)
     return Scoped(_callable(node), context)(torch.device(TRACED_ON), *prefix, *args, **kwargs)
+
+
+def _called(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """TraceError where fake tensors do not allow what the tracer did (values that shapes depend on), and for what has
+    no strides, so that no arena could hold it."""
+    try:
+        made = call(node, args, kwargs)
+        if any(each.layout is not torch.strided for each in tensors_in(made)):
+            raise UntraceableError(f"{node.target} makes a sparse tensor", "use dense tensors")
+        return made
+    except Exception as error:  # any operator, the user's own too
+        raise TraceError(f"{where(node.meta['source'])}: {because(error)}") from error
 
 
 def mapped(arguments: Any, change: Callable[[Node], Any]) -> Any:
@@ -114,7 +128,7 @@ def _all_at_once(graph: Graph) -> Evaluation:
             values[node] = node.meta["val"].detach().requires_grad_(node.meta["requires_grad"])
         elif node.op == "call_function":
             args, kwargs = mapped((node.args, node.kwargs), lambda each: values[each])
-            values[node] = call(node, args, kwargs)
+            values[node] = _called(node, args, kwargs)
             for each in node.all_input_nodes:
                 if values[each] is values[node]:
                     same[node] = each
@@ -196,7 +210,7 @@ def _form(tensor: Tensor) -> _Form:
 def _make(node: Node, inputs: list[Node]) -> _Made:
     given = {each: _stand_in(each) for each in inputs}
     args, kwargs = mapped((node.args, node.kwargs), lambda each: given[each])
-    value = call(node, args, kwargs)
+    value = _called(node, args, kwargs)
     made = {tensor.untyped_storage()._cdata for tensor in tensors_in(value)}
     memory = [{tensor.untyped_storage()._cdata for tensor in tensors_in(given[each])} for each in inputs]
     return _Made(

@@ -30,6 +30,7 @@ from planner.frontend import functions, keyed
 from planner.frontend.buffers import settle_assignments, writes_to_outside
 from planner.frontend.dtypes import mixed_types
 from planner.frontend.evaluation import Evaluation, evaluate, mapped, mutated_inputs_of
+from planner.frontend.examination import holding
 from planner.frontend.modes import Modes, entered
 from planner.frontend.operators import (
     RECURRENT,
@@ -38,13 +39,16 @@ from planner.frontend.operators import (
     draws_random_numbers,
     functional_form,
     generator_form,
+    is_registered,
     mutated_inputs,
 )
-from planner.frontend.refusals import CONVERT, because
+from planner.frontend.refusals import CONVERT, because, where
 from planner.frontend.traced import Context, Placeholder, Source
 from plans.errors import TraceError
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+FUNCTORCH = ("torch._functorch", "torch._C._functorch")
+"""Modules of functions that begin and end a transformation, and are nodes of a graph."""
 
 
 def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str) -> tuple[Graph, Evaluation]:
@@ -64,6 +68,7 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     merge_same(evaluation)
     sweep(flat, evaluation)
     refuse_mixed_types(flat)
+    refuse_held_arguments(flat)
     refuse_trained_buffers(flat, evaluation)
     for number, node in enumerate(each for each in flat.nodes if each.op == "call_function"):
         if node.target in keyed.KEYED:
@@ -97,15 +102,23 @@ class _Flattening:
                 self.graph.output((here[loss],))
             elif node.op == "get_attr":
                 continue  # the body of an operator that is refused where it is called
-            elif node.op != "call_function":
-                raise TraceError(f"the exported graph holds a {node.op} node, {node.name}: it cannot be cut")
-            elif not modes.change(node):
-                here[node] = self.copy(node, here, modes.context)
+            else:
+                assert node.op == "call_function", f"torch.export makes no {node.op}"
+                if not modes.change(node):
+                    here[node] = self.copy(node, here, modes.context)
         return self.graph
 
     def copy(self, node: Node, here: dict[Node, Any], context: Context) -> Any:
         if isinstance(node.target, HigherOrderOperator) and node.target is not functions.MARK:
-            raise TraceError(f"{where(self.source(node))}: the operator {node.target} cannot be cut: avoid it")
+            raise TraceError(
+                f"{where(self.source(node))}: the operator {node.target} holds a graph of its own, which has no cuts: "
+                "write it with plain operators (torch.where for torch.cond, scaled_dot_product_attention with a mask)"
+            )
+        if str(getattr(node.target, "__module__", "")).startswith(FUNCTORCH):
+            raise TraceError(
+                f"{where(self.source(node))}: the forward uses torch.func (vmap, grad, jvp), whose state spans many "
+                "operators, so that no cut could part them: write it with operators over whole batches"
+            )
         made = self.graph.node_copy(node, lambda each: here[each])
         if node.target is functions.MARK:
             made.target = self.applied(node)
@@ -121,18 +134,17 @@ class _Flattening:
             raise TraceError(f"{where(self.source(node))}: {because(error)}") from error
 
     def source(self, node: Node) -> Source:
-        path = ""
-        for each in node.meta.get("nn_module_stack", {}).values():
-            path = each[0]
-        path = path.removeprefix(self.prefix).removeprefix(".")
-        frames = FRAME.findall(node.meta.get("stack_trace") or "")
-        return Source(module=path, location=":".join(frames[-1]) if frames else "")
+        return source_of(node, self.prefix)
 
 
-def where(source: Source) -> str:
-    """`module transformer.h.3.attn (modeling_gpt2.py:300)` for messages."""
-    module = f"module {source.module}" if source.module else "the model"
-    return f"{module} ({source.location})" if source.location else module
+def source_of(node: Node, prefix: str) -> Source:
+    """Where an exported graph's node comes from; `prefix` is left out of the module's path."""
+    path = ""
+    for each in node.meta.get("nn_module_stack", {}).values():
+        path = each[0]
+    path = path.removeprefix(prefix).removeprefix(".")
+    frames = [each for each in FRAME.findall(node.meta.get("stack_trace") or "") if not each[0].startswith("<")]
+    return Source(module=path, location=":".join(frames[-1]) if frames else "")
 
 
 # -- in-place operators -------------------------------------------------------------------------------
@@ -162,6 +174,23 @@ def refuse_mixed_types(graph: Graph) -> None:
         mixed = mixed_types(node) if node.op == "call_function" else None
         if mixed is not None:
             raise TraceError(f"{where(node.meta['source'])}: {mixed}, and takes only one type: {CONVERT}")
+
+
+def refuse_held_arguments(graph: Graph) -> None:
+    """TraceError for a registered operator whose backward would find its arguments where no handle is (rule 13)."""
+    known: dict[str, bool] = {}
+    for node in graph.nodes:
+        if node.op != "call_function" or not is_registered(node.target):
+            continue
+        args, kwargs = mapped((node.args, node.kwargs), lambda each: each.meta["val"])
+        form = f"{node.target} {args} {kwargs}"
+        if form not in known:
+            known[form] = bool(holding(node.target, args, kwargs))
+        if known[form]:
+            raise TraceError(
+                f"{where(node.meta['source'])}: the context of the operator {node.target} holds an argument by itself: "
+                "use ctx.save_for_backward in its setup_context"
+            )
 
 
 def functionalize(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, InputSpec
 from torch.fx import Graph, Node
 from torch.utils._pytree import tree_flatten
 
@@ -33,11 +33,11 @@ from planner.frontend.generators import generators_refused
 from planner.frontend.lengths import examples
 from planner.frontend.model import MODEL, Loss, make_loss
 from planner.frontend.modes import modes_as_nodes
-from planner.frontend.normalize import normalize, updated_buffers
+from planner.frontend.normalize import normalize, source_of, updated_buffers
 from planner.frontend.operators import base_name
 from planner.frontend.quiet import quiet
-from planner.frontend.refusals import because
-from planner.frontend.traced import Placeholder, Role, TracedGraph
+from planner.frontend.refusals import because, first_line, where
+from planner.frontend.traced import Placeholder, Role, Source, TracedGraph
 from plans.errors import HydraplanError, TraceError
 from plans.workload import Job, Precision
 
@@ -48,6 +48,13 @@ ROLES: dict[InputKind, Role] = {
     InputKind.CONSTANT_TENSOR: "constant",
     InputKind.USER_INPUT: "batch",
 }
+
+
+MAKING = (
+    "check the arguments in the job's model; while planning the model is made without memory, so that its constructor "
+    "may depend on shapes and types, but not on values of tensors (no .item(), no numpy)"
+)
+"""What to do where a model cannot be made."""
 
 
 def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
@@ -92,9 +99,9 @@ def naming_model(job: Job) -> Iterator[None]:
     except HydraplanError:
         raise
     except Exception as error:  # the user's own code: anything may come out of it
-        line = _last_user_line(error)
         raise TraceError(
-            f"job {job.name}: making model {job.model.path!r} failed{line}: {type(error).__name__}: {error}"
+            f"job {job.name}: making model {job.model.path!r} stopped in {_made_in(error)}: "
+            f"{type(error).__name__}: {first_line(error)}; {MAKING}"
         ) from error
 
 
@@ -126,8 +133,8 @@ def traced_module(
     `bucket`: of several that the job has, the one that this is exported at; `largest`: the largest bucket's graph,
     which says what is computed again.
     """
-    described = _describe(module, program, bucket)
     try:
+        described = _describe(module, program, bucket)
         graph, evaluation = normalize(program.graph, described, MODEL)
     except TraceError as error:
         raise TraceError(f"job {job.name}: {error}") from None
@@ -217,7 +224,7 @@ def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dic
         role = ROLES.get(spec.kind)
         node = getattr(spec.arg, "name", None)
         if role is None or node is None:
-            raise TraceError(f"the exported graph has an input of kind {spec.kind.name}: it cannot be cut")
+            raise TraceError(_strange_input(program, spec))
         given = next(batch_names) if role == "batch" else str(spec.target)
         given = given.removeprefix(PREFIX) if role != "batch" else given
         name = canonical.get(given, given)
@@ -236,6 +243,17 @@ def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dic
             )
         described[node] = kept[name]
     return described
+
+
+def _strange_input(program: ExportedProgram, spec: InputSpec) -> str:
+    """What to say of an input that is no tensor."""
+    name = getattr(spec.arg, "name", None)
+    readers = [user for node in program.graph.nodes if node.name == name for user in node.users]
+    place = where(source_of(readers[0], MODEL)) if readers else "the model"
+    return (
+        f"{place}: the forward uses {spec.target or name!r} ({spec.kind.name.lower()}), which no graph holds: "
+        "make a tensor of it, a buffer or a value of the batch"
+    )
 
 
 def _batch_names(program: ExportedProgram) -> list[str]:
@@ -302,20 +320,25 @@ def _check_batch(job: Job, batch: Mapping[str, Tensor]) -> None:
 
 def _check_hooks(job: Job, module: Loss) -> None:
     for name, parameter in module.model.named_parameters():
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            raise TraceError(
-                f"job {job.name}: parameter {name!r} has a hook on its gradient, which no graph holds: "
-                "use a torch.autograd.Function in the forward"
-            )
+        for hooks in (parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None)):
+            for hook in (hooks or {}).values():
+                owner, _, short = name.rpartition(".")
+                code = getattr(hook, "__code__", None)
+                place = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+                raise TraceError(
+                    f"job {job.name}: {where(Source(module=owner, location=place))}: parameter {short!r} has a hook on "
+                    "its gradient, which no graph holds: use a torch.autograd.Function in the forward"
+                )
 
 
 def _check_loss(job: Job, results: list[Node]) -> None:
     value = results[0].meta["val"] if results else None
     if not isinstance(value, Tensor) or value.numel() != 1 or not results[0].meta["requires_grad"]:
         shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        source: Source | None = results[0].meta.get("source") if results else None
         raise TraceError(
-            f"job {job.name}: the loss has to be one number with a gradient; it has shape {shape}: "
-            "return a mean or a sum, and train at least one parameter"
+            f"job {job.name}: {where(source)}: the loss has to be one number with a "
+            f"gradient; it has shape {shape}: return a mean or a sum, and train at least one parameter"
         )
 
 
@@ -343,6 +366,10 @@ def _is_users(frame: FrameType) -> bool:
     return name.split(".")[0] not in ("torch", "planner", "contextlib", "functools")
 
 
-def _last_user_line(error: Exception) -> str:
-    lines = [f"{frame.f_code.co_filename}:{line}" for frame, line in _frames(error) if _is_users(frame)]
-    return f" at {lines[-1]}" if lines else ""
+def _made_in(error: Exception) -> str:
+    """The module whose constructor an error came out of, and the line."""
+    found = [(frame, line) for frame, line in _frames(error) if _is_users(frame)]
+    owners = [frame.f_locals.get("self") for frame, _ in found]
+    kinds = [type(owner).__qualname__ for owner in owners if isinstance(owner, nn.Module)]
+    location = f"{found[-1][0].f_code.co_filename}:{found[-1][1]}" if found else "an unknown line"
+    return f"{f'module {kinds[-1]}' if kinds else 'its factory'} at {location}"

@@ -116,6 +116,6 @@ def test_a_model_that_does_something_else_at_a_bucket_is_refused() -> None:
     with pytest.raises(TraceError) as caught:
         trace(weighted(branch_at=5), tokens(4))
     message = str(caught.value)
-    assert message.startswith("job job: lengths: in the model (")
+    assert message.startswith("job job: lengths: the model (")
     assert "test_alike.py:" in message and "bucket 4 has" in message and "bucket 6 has %relu" in message
     assert message.endswith("leave out bucket 4, or take from the model's code what depends on the length")

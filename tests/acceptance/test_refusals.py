@@ -1,0 +1,333 @@
+"""Every model that is refused is refused at `plan`, with module, line and remedy.
+
+One row for each kind of refusal; `planner/frontend/` has tests of the details. What is no model at all, or no data, is
+the workload's mistake: tests/planner/test_workload_file.py, test_data.py, test_imports.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.varied import varied_job
+from support.whole import cluster, whole_job
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from planner import SolverOptions, plan
+from planner.frontend import trace
+from plans.errors import HydraplanError, InfeasibleError, TraceError
+from plans.workload import Job, Precision, Target, Workload
+
+WIDTH = 16
+
+
+# -- what forwards do that no plan can ------------------------------------------------------------------
+
+
+def branches(inner: Inner, value: Tensor) -> Tensor:
+    return value * 2 if value.sum() > 0 else value
+
+
+def reads_a_number(inner: Inner, value: Tensor) -> Tensor:
+    return value * value.sum().item()
+
+
+def shapes_by_value(inner: Inner, value: Tensor) -> Tensor:
+    return value + inner.layer(value)[value > 0].mean()
+
+
+def shapes_by_place(inner: Inner, value: Tensor) -> Tensor:
+    return value + value[(value > 0).nonzero()[:, 0]].mean()
+
+
+def packs(inner: Inner, value: Tensor) -> Tensor:
+    packed = nn.utils.rnn.pack_padded_sequence(value, torch.tensor([8, 4, 4, 2]), batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0]
+
+
+def leaves_torch(inner: Inner, value: Tensor) -> Tensor:
+    return value + torch.from_numpy(value.detach().numpy())
+
+
+def chooses_a_graph(inner: Inner, value: Tensor) -> Tensor:
+    return torch.cond(value.sum() > 0, torch.sin, torch.cos, (value,))
+
+
+def maps(inner: Inner, value: Tensor) -> Tensor:
+    return torch.func.vmap(inner.layer)(value)
+
+
+def multiplies_sparse(inner: Inner, value: Tensor) -> Tensor:
+    return value + torch.sparse.mm(torch.eye(WIDTH).to_sparse(), value[0].T).T
+
+
+def draws_by_itself(inner: Inner, value: Tensor) -> Tensor:
+    return value + torch.rand(WIDTH, generator=torch.Generator())
+
+
+def seeds(inner: Inner, value: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return value + torch.rand(WIDTH)
+
+
+def draws_in_a_kernel(inner: Inner, value: Tensor) -> Tensor:
+    query = value.unsqueeze(1)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, query, query, 0.5)[0].squeeze(1)
+
+
+def hooks_a_gradient(inner: Inner, value: Tensor) -> Tensor:
+    value = value * 2
+    value.register_hook(torch.neg)
+    return value
+
+
+def updates_a_parameter(inner: Inner, value: Tensor) -> Tensor:
+    with torch.no_grad():
+        inner.scale.mul_(0.9)
+    return value * inner.scale
+
+
+def reshapes_a_buffer(inner: Inner, value: Tensor) -> Tensor:
+    inner.mean = value.detach()
+    return value
+
+
+def trains_a_buffer(inner: Inner, value: Tensor) -> Tensor:
+    inner.get_buffer("mean").add_(value.mean((0, 1)))
+    return value * inner.get_buffer("mean")
+
+
+def mixes_types(inner: Inner, value: Tensor) -> Tensor:
+    return inner.layer(value + inner.get_buffer("mean"))
+
+
+class Noisy(Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value + torch.rand_like(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def draws_in_a_function(inner: Inner, value: Tensor) -> Tensor:
+    return Noisy.apply(value)
+
+
+@torch.library.custom_op("hydraplan_refused::forward_only", mutates_args=())
+def forward_only(value: Tensor) -> Tensor:
+    return value * 2
+
+
+@torch.library.custom_op("hydraplan_refused::holds", mutates_args=())
+def holds(value: Tensor) -> Tensor:
+    return value * value
+
+
+@torch.library.custom_op("hydraplan_refused::unknown", mutates_args=())
+def unknown(value: Tensor) -> Tensor:
+    return value * 2
+
+
+forward_only.register_fake(torch.empty_like)
+holds.register_fake(torch.empty_like)
+holds.register_autograd(
+    lambda ctx, gradient: 2 * gradient * ctx.value,
+    setup_context=lambda ctx, inputs, output: setattr(ctx, "value", inputs[0]),
+)
+
+
+def has_no_backward(inner: Inner, value: Tensor) -> Tensor:
+    return forward_only(value)
+
+
+def holds_an_argument(inner: Inner, value: Tensor) -> Tensor:
+    return holds(value)
+
+
+def has_no_form(inner: Inner, value: Tensor) -> Tensor:
+    return unknown(value)
+
+
+def fails(inner: Inner, value: Tensor) -> Tensor:
+    return value @ inner.layer.weight[:3]
+
+
+# -- what else is refused -------------------------------------------------------------------------------
+
+
+def hooked(inner: Inner, value: Tensor) -> Tensor:
+    return value
+
+
+def turned(gradient: Tensor) -> Tensor:
+    return -gradient
+
+
+def does_not_fit(inner: Inner, value: Tensor) -> Tensor:
+    raise AssertionError("its constructor fails")
+
+
+def vector(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return F.mse_loss(model(batch["tokens"]), batch["target"], reduction="none").flatten()
+
+
+class Inner(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.layer = nn.Linear(WIDTH, WIDTH)
+        self.scale = nn.Parameter(torch.ones(WIDTH))
+        self.register_buffer("mean", torch.zeros(WIDTH))
+        if kind == "does_not_fit":
+            raise ValueError("no such size")
+        if kind == "module hook":
+            self.register_full_backward_hook(lambda *_: None)
+        if kind == "parameter hook":
+            self.scale.register_hook(turned)
+
+    def forward(self, value: Tensor) -> Tensor:
+        function = globals().get(self.kind, hooked)
+        made: Tensor = function(self, torch.tanh(value))
+        return made
+
+
+class Outer(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, WIDTH)
+        self.inner = Inner(kind)
+        if kind == "frozen":
+            self.requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        made: Tensor = self.inner(self.embed(tokens))
+        return made
+
+
+class ByLength(nn.Module):
+    """Does something else where a batch is short."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, WIDTH)
+
+    def forward(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor) -> Any:
+        value = self.embed(input_ids)
+        value = value.relu() if input_ids.shape[1] > 6 else value
+        return type("Output", (), {"loss": value.square().mean()})()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    says: str
+    remedy: str
+    module: str = "inner"
+    at: Callable[..., Any] | type | None = None
+    """Where the line has to be; None: in the function of the case's name."""
+    precision: Precision = "fp32"
+    loss: str = "support.models:squared_error"
+
+
+VALUES = "use torch.where or masks, or move it into the data set"
+SEED = "leave it out: what a forward draws follows from the job's seed"
+FUNCTION = "use a torch.autograd.Function"
+
+CASES = {
+    "branches": Case(says="data-dependent", remedy=VALUES),
+    "reads_a_number": Case(says="DataDependent", remedy=VALUES),
+    "shapes_by_value": Case(says="DynamicOutputShape", remedy=VALUES),
+    "shapes_by_place": Case(says="DynamicOutputShape", remedy=VALUES),
+    "packs": Case(says="data-dependent", remedy=VALUES),
+    "leaves_torch": Case(says=".numpy() is not supported", remedy="the forward has to run under torch.export"),
+    "chooses_a_graph": Case(says="the operator cond holds a graph", remedy="torch.where for torch.cond"),
+    "maps": Case(says="the forward uses torch.func (vmap", remedy="write it with operators over whole batches"),
+    "multiplies_sparse": Case(says="makes a sparse tensor", remedy="use dense tensors"),
+    "draws_by_itself": Case(says="rand draws from a generator of the model's own", remedy=SEED),
+    "seeds": Case(says="the forward seeds the process-wide generator (0)", remedy=SEED),
+    "draws_in_a_kernel": Case(says="takes no generator", remedy="use dropout, or draw the numbers in the data set"),
+    "hooks_a_gradient": Case(says="a hook on a tensor's gradient", remedy=FUNCTION),
+    "updates_a_parameter": Case(says="updates parameter 'inner.scale'", remedy="register it as a buffer, or write"),
+    "reshapes_a_buffer": Case(says="to buffer 'mean'", remedy="assign a tensor of the buffer's type and shape"),
+    "trains_a_buffer": Case(says="keeps its gradient", remedy="update it under torch.no_grad()"),
+    "mixes_types": Case(
+        says="linear gets values of float32 and bfloat16",
+        remedy="convert one of them there",
+        module="inner.layer",
+        at=nn.Linear.forward,
+        precision="bf16",
+    ),
+    "draws_in_a_function": Case(says="the forward of Noisy draws", remedy="draw them outside, and pass them as an"),
+    "has_no_backward": Case(says="no autograd formula", remedy="torch.library.register_autograd"),
+    "holds_an_argument": Case(says="holds an argument by itself", remedy="use ctx.save_for_backward"),
+    "has_no_form": Case(says="no fake impl", remedy="torch.library.register_fake"),
+    "fails": Case(says="RuntimeError", remedy="the forward has to run under torch.export"),
+    "module hook": Case(says="the module has backward hooks", remedy=FUNCTION, at=Outer),
+    "parameter hook": Case(says="parameter 'scale' has a hook", remedy=FUNCTION, at=turned),
+    "does_not_fit": Case(says="ValueError: no such size", remedy="check the arguments in", module="Inner", at=Inner),
+    "frozen": Case(says="one number with a gradient", remedy="train at least one parameter", module="", at=None),
+    "vector": Case(says="has shape (512,)", remedy="return a mean or a sum", module="", at=vector, loss="vector"),
+}
+
+
+def job_of(kind: str) -> Job:
+    case = CASES[kind]
+    job = whole_job(f"{__name__}:Outer", {"kind": kind}, name="a", precision=case.precision)
+    data = Target(path="support.whole:rows", arguments=(("length", 8), ("target", True)))
+    return replace(job, data=data, loss=Target(path=case.loss if ":" in case.loss else f"{__name__}:{case.loss}"))
+
+
+def refusal(job: Job, budget_bytes: int = 1 << 30) -> HydraplanError:
+    with pytest.raises(HydraplanError) as caught:
+        plan(Workload(cluster=cluster(1, budget_bytes=budget_bytes), jobs=(job,)), solver=SolverOptions(effort=1000))
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_refusal_says_where_and_what_to_do(kind: str) -> None:
+    case = CASES[kind]
+    error = refusal(job_of(kind))
+    message = str(error)
+    assert isinstance(error, TraceError)
+    assert "\n" not in message
+    assert message.startswith("job a: ")
+    assert case.says in message
+    assert case.remedy in message
+    if case.module:
+        assert f"module {case.module} " in message.replace("'", "")
+    where = case.at or globals().get(kind)
+    if where is None:
+        return
+    lines, first = inspect.getsourcelines(where)
+    found = [int(line) for file, line in re.findall(r"([\w.]+\.py):(\d+)", message) if file in inspect.getfile(where)]
+    assert any(first <= line < first + len(lines) for line in found), message
+
+
+def test_what_is_no_tensor_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not reached by a generator, which is refused before; by whatever torch.export lifts out of a model one day."""
+    monkeypatch.setattr(trace, "generators_refused", pytest.MonkeyPatch.context)
+    message = str(refusal(job_of("draws_by_itself")))
+    assert re.search(r"job a: module inner \(.*test_refusals\.py:\d+\): the forward uses .*custom_obj", message)
+    assert "make a tensor of it, a buffer or a value of the batch" in message
+
+
+def test_buckets_that_a_model_treats_differently_are_refused() -> None:
+    message = str(refusal(varied_job(f"{__name__}:ByLength", {}, name="a")))
+    assert re.search(r"job a: lengths: the model \(.*test_refusals\.py:\d+\): bucket 6 has", message)
+    assert "leave out bucket 6, or take from the model's code what depends on the length" in message
+
+
+def test_a_layer_too_large_for_any_device_is_refused_by_its_largest_tensor() -> None:
+    error = refusal(whole_job("support.models:Skips", {"width": 16}, name="a"), budget_bytes=2000)
+    assert isinstance(error, InfeasibleError)
+    assert re.search(r"a fits no device: .*largest tensor is \S+ \(.* KiB\)", str(error))
+    assert error.missing_bytes > 0
+    assert "raise its budget" in str(error)
