@@ -231,8 +231,12 @@ def test_an_interrupt_ends_every_engine_soon(tmp_path: Path) -> None:
             if step == 3:
                 os.kill(os.getpid(), signal.SIGINT)  # to the main thread, as a terminal does
 
-    with pytest.raises(KeyboardInterrupt):
-        execute(plan, tmp_path / "run", progress=Interrupt())
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            execute(plan, tmp_path / "run", progress=Interrupt())
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert threading.active_count() == before
     assert not list(tmp_path.iterdir())
 
