@@ -151,7 +151,7 @@ class Writes(nn.Module):
     def forward(self, tokens: Tensor) -> SimpleNamespace:
         value = self.embed(tokens)
         for layer in self.body:
-            canvas = torch.zeros_like(value)
+            canvas = value * 0
             row = canvas[:, 1:4]
             canvas[:, 2:] = layer(value)[:, 2:]
             row.mul_(2).add_(value[:, 1:4])
