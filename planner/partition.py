@@ -196,11 +196,14 @@ class Problem:
         tensor, tensor_bytes = self.sums.largest_tensor(begin, end)
         module = next((name for name in self.modules[begin:end] if name), "")
         missing = need - self.device.budget_bytes
-        return InfeasibleError(
+        largest = (
             f"the smallest shard that holds {module!r}, whose largest tensor is {tensor} "
-            f"({format_bytes(tensor_bytes)}), needs about {format_bytes(need)}; "
-            f"{self.device.name} has {format_bytes(self.device.budget_bytes)}: raise its budget, "
+            f"({format_bytes(tensor_bytes)}), needs about {format_bytes(need)}"
+        )
+        return InfeasibleError(
+            f"{largest}; {self.device.name} has {format_bytes(self.device.budget_bytes)}: raise its budget, "
             "or use more microbatches",
             device=self.device.name,
             missing_bytes=missing,
+            largest=largest,
         )

@@ -119,7 +119,8 @@ def plan(
             if error.job is None:
                 raise
             refusals.append(error)
-    raise _named(workload, known, min(refusals, key=lambda error: error.missing_bytes))
+    largest = next((each.largest for each in refusals if each.largest), "")
+    raise _named(workload, known, min(refusals, key=lambda error: error.missing_bytes), largest)
 
 
 def _scheduled(
@@ -180,8 +181,8 @@ def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
     return {job.name: open_data(job, opened) for job in jobs}
 
 
-def _named(workload: Workload, known: Study, refusal: InfeasibleError) -> InfeasibleError:
-    """A refusal of a job that names a budget with which it was found to fit."""
+def _named(workload: Workload, known: Study, refusal: InfeasibleError, largest: str) -> InfeasibleError:
+    """A refusal of a job that names a budget with which it was found to fit; `largest`: what stands in the way."""
     device = next(each for each in workload.cluster.devices if each.name == refusal.device)
     job = next(each for each in workload.jobs if each.name == refusal.job)
     enough = device.budget_bytes + max(1, refusal.missing_bytes)
@@ -193,7 +194,7 @@ def _named(workload: Workload, known: Study, refusal: InfeasibleError) -> Infeas
             return InfeasibleError(
                 f"{job.name} fits no device: {device.name} has {format_bytes(device.budget_bytes)}, "
                 f"{format_bytes(missing)} short of the {enough} bytes with which it can be planned; "
-                "raise the budget, or use more microbatches",
+                "raise the budget, or use more microbatches" + (f" ({largest})" if largest else ""),
                 device=device.name,
                 missing_bytes=missing,
                 job=job.name,
@@ -246,7 +247,11 @@ def _cuts(workload: Workload, known: Study, report: Report, part: float = 1.0) -
                 )
             except InfeasibleError as error:
                 raise InfeasibleError(
-                    f"{job.name}: {error}", device=error.device, missing_bytes=error.missing_bytes, job=job.name
+                    f"{job.name}: {error}",
+                    device=error.device,
+                    missing_bytes=error.missing_bytes,
+                    job=job.name,
+                    largest=error.largest,
                 ) from None
             except TraceError as error:
                 raise TraceError(f"job {job.name}: {error}") from error

@@ -41,9 +41,17 @@ class InfeasibleError(HydraplanError):
     exit_code = 3
 
     def __init__(
-        self, message: str, *, device: str | None = None, missing_bytes: int = 0, job: str | None = None
+        self,
+        message: str,
+        *,
+        device: str | None = None,
+        missing_bytes: int = 0,
+        job: str | None = None,
+        largest: str = "",
     ) -> None:
+        """`largest`: what of the model needs the most, in words."""
         super().__init__(message)
+        self.largest = largest
         self.device = device
         self.missing_bytes = missing_bytes
         self.job = job
