@@ -56,16 +56,6 @@ def examine(target: Callable[..., Any], given: Sequence[Any], *, name: str) -> E
     return Examined(held=tuple(holding), ran="\n".join(watch.ran))
 
 
-def holding(target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Numbers, among the tensor arguments, of those that the backward's context of a registered operator holds by
-    itself."""
-    with FakeTensorMode(), torch.enable_grad():
-        args, kwargs = tree_map_only(Tensor, _leaf, (list(args), dict(kwargs)))
-        leaves = dict(enumerate(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)))
-        made = [each for each in tree_leaves(target(*args, **kwargs)) if isinstance(each, Tensor)]
-        return tuple(_held(made, leaves))
-
-
 def _leaf(value: Tensor) -> Tensor:
     leaf = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
     return leaf.requires_grad_(value.is_floating_point() or value.is_complex())

@@ -30,7 +30,6 @@ from planner.frontend import functions, keyed
 from planner.frontend.buffers import settle_assignments, writes_to_outside
 from planner.frontend.dtypes import mixed_types
 from planner.frontend.evaluation import Evaluation, evaluate, mapped, mutated_inputs_of
-from planner.frontend.examination import holding
 from planner.frontend.modes import Modes, entered
 from planner.frontend.operators import (
     RECURRENT,
@@ -39,7 +38,6 @@ from planner.frontend.operators import (
     draws_random_numbers,
     functional_form,
     generator_form,
-    is_registered,
     mutated_inputs,
 )
 from planner.frontend.refusals import CONVERT, because, where
@@ -68,7 +66,6 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     merge_same(evaluation)
     sweep(flat, evaluation)
     refuse_mixed_types(flat)
-    refuse_held_arguments(flat)
     refuse_trained_buffers(flat, evaluation)
     for number, node in enumerate(each for each in flat.nodes if each.op == "call_function"):
         if node.target in keyed.KEYED:
@@ -174,23 +171,6 @@ def refuse_mixed_types(graph: Graph) -> None:
         mixed = mixed_types(node) if node.op == "call_function" else None
         if mixed is not None:
             raise TraceError(f"{where(node.meta['source'])}: {mixed}, and takes only one type: {CONVERT}")
-
-
-def refuse_held_arguments(graph: Graph) -> None:
-    """TraceError for a registered operator whose backward would find its arguments where no handle is (rule 13)."""
-    known: dict[str, bool] = {}
-    for node in graph.nodes:
-        if node.op != "call_function" or not is_registered(node.target):
-            continue
-        args, kwargs = mapped((node.args, node.kwargs), lambda each: each.meta["val"])
-        form = f"{node.target} {args} {kwargs}"
-        if form not in known:
-            known[form] = bool(holding(node.target, args, kwargs))
-        if known[form]:
-            raise TraceError(
-                f"{where(node.meta['source'])}: the context of the operator {node.target} holds an argument by itself: "
-                "use ctx.save_for_backward in its setup_context"
-            )
 
 
 def functionalize(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:

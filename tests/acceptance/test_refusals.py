@@ -127,30 +127,16 @@ def forward_only(value: Tensor) -> Tensor:
     return value * 2
 
 
-@torch.library.custom_op("hydraplan_refused::holds", mutates_args=())
-def holds(value: Tensor) -> Tensor:
-    return value * value
-
-
 @torch.library.custom_op("hydraplan_refused::unknown", mutates_args=())
 def unknown(value: Tensor) -> Tensor:
     return value * 2
 
 
 forward_only.register_fake(lambda value: torch.empty_like(value))
-holds.register_fake(lambda value: torch.empty_like(value))
-holds.register_autograd(
-    lambda ctx, gradient: 2 * gradient * ctx.value,
-    setup_context=lambda ctx, inputs, output: setattr(ctx, "value", inputs[0]),
-)
 
 
 def has_no_backward(inner: Inner, value: Tensor) -> Tensor:
     return forward_only(value)
-
-
-def holds_an_argument(inner: Inner, value: Tensor) -> Tensor:
-    return holds(value)
 
 
 def has_no_form(inner: Inner, value: Tensor) -> Tensor:
@@ -267,7 +253,6 @@ CASES = {
     ),
     "draws_in_a_function": Case(says="the forward of Noisy draws", remedy="draw them outside, and pass them as an"),
     "has_no_backward": Case(says="no autograd formula", remedy="torch.library.register_autograd"),
-    "holds_an_argument": Case(says="holds an argument by itself", remedy="use ctx.save_for_backward"),
     "has_no_form": Case(says="no fake impl", remedy="torch.library.register_fake"),
     "fails": Case(says="RuntimeError", remedy="the forward has to run under torch.export"),
     "module hook": Case(says="the module has backward hooks", remedy=FUNCTION, at=Outer),
