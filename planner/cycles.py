@@ -12,8 +12,9 @@ The lists grow with them, so they are taken only where the whole plan becomes sh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from planner.lists import ListMaker, contradictions, draft
 from planner.rates import MOST_PER_CYCLE
@@ -24,7 +25,7 @@ from plans.simulate import simulate
 from plans.workload import Workload
 
 FACTORS = (4, 3, 2)
-"""How many of the shortest cycles one cycle may hold; the first that divides their number."""
+"""The first that divides the number of the shortest cycles."""
 MOST_LINES = 4000
 """Where cycles of the largest factor would have more lines than this together, none is tried."""
 WORTH = 0.01
@@ -32,30 +33,43 @@ WORTH = 0.01
 
 
 def make_lists(
-    workload: Workload, facts: Facts, decisions: Decisions, maker: ListMaker | None = None
+    workload: Workload,
+    facts: Facts,
+    decisions: Decisions,
+    maker: ListMaker | None = None,
+    makespan_us: Callable[[Decisions, tuple[Phase, ...]], int] | None = None,
 ) -> tuple[Phase, ...]:
     """The lists of a plan. Pure: the same input gives the same lists.
 
-    `maker`: one of this workload and these cuts, with what it has found already. Raises InvalidPlanError where the
-    decisions contradict the workload, InfeasibleError (with the bytes that are missing) where a placement does not
-    fit its device in any order.
+    `maker`: one of this workload and these cuts, with what it has found already. `makespan_us`: the simulator's word
+    on lists, where it is remembered. Raises InvalidPlanError where the decisions contradict the workload,
+    InfeasibleError (with the bytes that are missing) where a placement does not fit its device in any order.
     """
     maker = ListMaker(workload, facts, decisions.cuts) if maker is None else maker
     findings = list(contradictions(workload, maker.layouts, decisions))
     if findings:
         raise InvalidPlanError(findings)
     short = tuple(phase for decision in decisions.phases for phase in maker.phases_of(decision.placements))
-    if sum(len(phase.cycle) for phase in short) * FACTORS[0] > MOST_LINES:
+    if not longer_cycles(sum(len(phase.cycle) for phase in short), 1):
         return short
     long = _longer(maker, decisions)
     if long is None:
         return short
-    saved = 1 - _makespan_us(workload, facts, decisions, long) / _makespan_us(workload, facts, decisions, short)
+    if makespan_us is None:
+        makespan_us = partial(simulated_us, workload, facts)
+    saved = 1 - makespan_us(decisions, long) / makespan_us(decisions, short)
     return long if saved > WORTH else short
 
 
-def _makespan_us(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[Phase, ...]) -> int:
+def simulated_us(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[Phase, ...]) -> int:
+    """The simulator's makespan of the decisions with these lists."""
     return simulate(draft(workload, facts, decisions, phases)).makespan_us
+
+
+def longer_cycles(lines: int, steps: int) -> tuple[int, ...]:
+    """How many of the shortest cycles one cycle may hold; `lines` of all cycles together, `steps`: most of one job in
+    one of them."""
+    return tuple(each for each in FACTORS if steps * each <= MOST_PER_CYCLE) if lines * FACTORS[0] <= MOST_LINES else ()
 
 
 def _longer(maker: ListMaker, decisions: Decisions) -> tuple[Phase, ...] | None:
@@ -69,7 +83,7 @@ def _longer(maker: ListMaker, decisions: Decisions) -> tuple[Phase, ...] | None:
             longer |= factor > 1
             steps = [replace(placement, steps=placement.steps * factor) for placement in running]
             try:
-                phases.append(maker.made(steps, repeat // factor).phase)
+                phases.append(maker.phase(steps, repeat // factor))
             except InfeasibleError:
                 return None
     return tuple(phases) if longer else None
@@ -78,8 +92,8 @@ def _longer(maker: ListMaker, decisions: Decisions) -> tuple[Phase, ...] | None:
 def _factor(repeat: int, running: Sequence[Placement]) -> int:
     shared = max(Counter(placement.device for placement in running).values(), default=0) > 1
     most = max((placement.steps for placement in running), default=1)
-    fits = (each for each in FACTORS if repeat % each == 0 and most * each <= MOST_PER_CYCLE)
+    fits = (each for each in longer_cycles(0, most) if repeat % each == 0)
     return next(fits, 1) if shared else 1
 
 
-__all__ = ["make_lists"]
+__all__ = ["longer_cycles", "make_lists", "simulated_us"]

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from planner.cycles import make_lists, simulated_us
 from planner.fitting import ORDERS
-from planner.lists import ListMaker, draft, period_us
+from planner.lists import ListMaker, period_us
 from planner.options import Option
 from planner.patterns import Instance
 from planner.rates import split
@@ -22,14 +23,14 @@ from plans.errors import InfeasibleError
 from plans.facts import Facts
 from plans.hazards import dependencies
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement
-from plans.simulate import simulate, simulate_flow
+from plans.simulate import simulate_flow
 from plans.workload import Workload
 
 CYCLES = 6
 """Cycles that are simulated of jobs on one device: enough for a steady period."""
 
-CYCLE_WORK = 12
-"""How often each line of such a cycle is gone through, until it fits and is simulated."""
+MAKING, SIMULATING = 6, 6
+"""How often each line of a cycle is gone through, until it fits, and until it is simulated."""
 
 Member = tuple[int, int, int]
 """(job class, option, steps)."""
@@ -52,13 +53,19 @@ class Evaluator:
         self.cuts = cuts
         self.instance = instance
         self.maker = ListMaker(workload, facts, cuts) if maker is None else maker
-        self.lines = 0
-        """Lines of lists simulated so far: a measure of effort that is the same on any machine."""
+        self._simulated_lines = 0
+        self._made_before = self.maker.lines
         self._stages: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._periods: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._cycles: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._judged: dict[Decisions, int | None] = {}
-        self._phases: dict[tuple[Placement, ...], tuple[Phase, ...]] = {}
+        self._makespans: dict[tuple[Phase, ...], int] = {}
+
+    @property
+    def lines(self) -> int:
+        """How often a line of a list was gone through so far, in making and in simulating: a measure of effort
+        that is the same on any machine."""
+        return self._simulated_lines + MAKING * (self.maker.lines - self._made_before)
 
     # -- estimates ----------------------------------------------------------------------------------
 
@@ -137,7 +144,8 @@ class Evaluator:
             device = views[0].device
             workers = self.workload.cluster.update_workers
             orders = ORDERS if len(views) > 1 else ORDERS[-1:]
-            self.lines += len(orders) * sum(self.step_lines(view.name) * view.placement.steps for view in views)
+            lines = sum(self.step_lines(view.name) * view.placement.steps for view in views)
+            self._simulated_lines += len(orders) * lines
             periods = [period_us(device.name, device.budget_bytes, views, order, workers) for order in orders]
             self._periods[key] = min((each for each in periods if each is not None), default=None)
         return self._periods[key]
@@ -155,7 +163,7 @@ class Evaluator:
             made = self.maker.made(placements, CYCLES)
         except InfeasibleError:
             return None
-        self.lines += CYCLE_WORK * len(made.phase.cycle)
+        self._simulated_lines += SIMULATING * len(made.phase.cycle)
         waits = dependencies(made.flow, allocate(made.plan, made.flow))
         return simulate_flow(made.plan, made.flow, waits).phases[0].period_us
 
@@ -184,27 +192,25 @@ class Evaluator:
 
     def _judge(self, decisions: Decisions) -> int | None:
         try:
-            lists = self.lists(decisions.phases)
+            lists = self.lists(decisions)
         except InfeasibleError:
             return None
-        self.lines += sum(6 * len(each.cycle) for each in lists)
-        return simulate(draft(self.workload, self.facts, decisions, lists)).makespan_us
+        return self._simulated_us(decisions, lists)
 
-    def lists(self, phases: Sequence[PhaseDecision]) -> tuple[Phase, ...]:
+    def lists(self, decisions: Decisions) -> tuple[Phase, ...]:
         """The lists of decisions. Raises InfeasibleError where they do not fit."""
-        lists: list[Phase] = []
-        for phase in phases:
-            if phase.placements not in self._phases:
-                made = self.maker.phases_of(phase.placements)
-                self.lines += sum(6 * len(each.cycle) for each in made)
-                self._phases[phase.placements] = made
-            lists += self._phases[phase.placements]
-        return tuple(lists)
+        return make_lists(self.workload, self.facts, decisions, self.maker, self._simulated_us)
+
+    def _simulated_us(self, decisions: Decisions, lists: tuple[Phase, ...]) -> int:
+        if lists not in self._makespans:
+            self._simulated_lines += sum(SIMULATING * len(each.cycle) for each in lists)
+            self._makespans[lists] = simulated_us(self.workload, self.facts, decisions, lists)
+        return self._makespans[lists]
 
     def why(self, phases: Sequence[PhaseDecision]) -> InfeasibleError | None:
         """Why decisions do not fit."""
         try:
-            self.lists(phases)
+            self.lists(Decisions(cuts=self.cuts, phases=tuple(phases)))
         except InfeasibleError as error:
             return error
         return None

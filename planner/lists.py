@@ -140,17 +140,23 @@ class ListMaker:
         self.jobs = {job.name: job for job in workload.jobs}
         self.copies = {job.job: job.state_copies for job in facts.jobs}
         self.budgets = {device.name: device.budget_bytes for device in workload.cluster.devices}
+        self.lines = 0
+        """Lines of cycles made so far."""
         self._ranks: dict[object, list[tuple[str, bool]]] = {}
         self._fits: dict[object, Fit] = {}
+        self._phases: dict[tuple[int, tuple[Placement, ...]], Phase] = {}
 
     def phases_of(self, placements: Sequence[Placement]) -> tuple[Phase, ...]:
-        """The phases of one decision. Raises InfeasibleError."""
-        return tuple(made.phase for made in self.made_of(placements))
+        """The phases of one decision: whole cycles, and others for the steps that are left over. Raises
+        InfeasibleError."""
+        return tuple(self.phase(running, repeat) for repeat, running in self.cycles_of(placements))
 
-    def made_of(self, placements: Sequence[Placement]) -> Iterator[Made]:
-        """The phases of one decision: whole cycles, and others for the steps that are left over."""
-        for repeat, running in self.cycles_of(placements):
-            yield self.made(running, repeat)
+    def phase(self, placements: Sequence[Placement], repeat: int) -> Phase:
+        """One phase, as `made` makes it, once."""
+        key = (repeat, tuple(placements))
+        if key not in self._phases:
+            self._phases[key] = self.made(placements, repeat).phase
+        return self._phases[key]
 
     def cycles_of(self, placements: Sequence[Placement]) -> Iterator[tuple[int, list[Placement]]]:
         """The shortest cycles of one decision: how often each runs, and its placements with their steps in it."""
@@ -182,12 +188,15 @@ class ListMaker:
             if key not in self._fits:
                 alone[name], self._fits[key] = self._alone(name, views, repeat)
         if len(by_device) == 1 and alone:
-            return next(iter(alone.values())).made
-        # Beside others it will be about the same as alone.
-        devices = {
-            name: self._attempt(name, views, self._fits[_alike(views), repeat > 1]) for name, views in by_device.items()
-        }
-        return self._fitted(devices, repeat).made
+            made = next(iter(alone.values())).made
+        else:  # Beside others it will be about the same as alone.
+            devices = {
+                name: self._attempt(name, views, self._fits[_alike(views), repeat > 1])
+                for name, views in by_device.items()
+            }
+            made = self._fitted(devices, repeat).made
+        self.lines += len(made.phase.cycle)
+        return made
 
     def _alone(self, name: str, views: Sequence[JobView], repeat: int) -> tuple[_List, Fit]:
         """One device's list. Where the first that fits leaves much unused, some rooms between it and the last that

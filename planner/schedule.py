@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from planner import configurations, patterns
 from planner.configurations import Timed
-from planner.cycles import make_lists
-from planner.evaluate import CYCLE_WORK, Evaluator
+from planner.cycles import longer_cycles
+from planner.evaluate import MAKING, SIMULATING, Evaluator
 from planner.greedy import greedy, one_by_one
 from planner.instance import build_instance, does_not_fit, with_options
 from planner.lists import layouts_by_job
@@ -67,14 +67,14 @@ def schedule(
     search = _Search(Evaluator(workload, facts, all_cuts, instance, evaluator.maker), options)
     best, record = search.run(lower_bound_us(workload, facts))
     decided = Decisions(cuts=all_cuts, phases=best)
-    return decided, make_lists(workload, facts, decided, evaluator.maker), record
+    return decided, search.evaluator.lists(decided), record
 
 
 def measured(instance: Instance, evaluator: Evaluator, effort: int) -> Instance:
     """Options with the step time that the simulator gives their own list; without those that do not fit.
 
     Where lists are long, fewer options are measured."""
-    work = CYCLE_WORK * sum(
+    work = (MAKING + SIMULATING) * sum(
         len(each) * evaluator.step_lines(job_class.jobs[0])
         for job_class in instance.classes
         for each in job_class.options
@@ -168,7 +168,8 @@ class _Search:
         )
 
     def simulated(self, pattern: Pattern) -> list[Pattern]:
-        """A pattern at small whole rates: about its own, and equal ones; none where its jobs do not fit together.
+        """A pattern at small whole rates: about its own, and equal ones, in short cycles and, as lists may have them,
+        in longer ones; none where its jobs do not fit together.
 
         Alone, a job runs at the rate that its option was measured at.
         """
@@ -179,17 +180,31 @@ class _Search:
         about = tuple(min(MOST_RATE, max(1, round(rate / least))) for _, rate in members)
         found = []
         for steps in dict.fromkeys((about, (1,) * len(members))):
-            cycle = [(slot.job_class, slot.option, count) for (slot, _), count in zip(members, steps, strict=True)]
-            period = self.evaluator.cycle_us(pattern.kind, cycle)
-            if period is None:
+            periods = self.periods_us(pattern.kind, [slot for slot, _ in members], steps)
+            if not periods:
                 break
             rates: dict[Slot, float] = defaultdict(float)
             for (slot, _), count in zip(members, steps, strict=True):
-                rates[slot] += count / period * patterns.MICROSECONDS
+                rates[slot] += count / min(periods) * patterns.MICROSECONDS
             host = sum(self.instance.option(pattern.kind, slot).host_us * rate for slot, rate in rates.items())
             slots = tuple(replace(slot, rate=rate) for slot, rate in rates.items())
             found.append(replace(pattern, slots=slots, host=host / patterns.MICROSECONDS))
         return found
+
+    def periods_us(self, kind: int, slots: Sequence[Slot], steps: Sequence[int]) -> list[float]:
+        """Simulated times of so many steps of each slot's job, in cycles of several lengths."""
+        lines = sum(
+            count * self.evaluator.step_lines(self.instance.classes[slot.job_class].jobs[0])
+            for slot, count in zip(slots, steps, strict=True)
+        )
+        devices = sum(len(each.devices) for each in self.instance.kinds)
+        periods = []
+        for factor in (1, *longer_cycles(lines * devices, max(steps))[:1]):
+            cycle = [(slot.job_class, slot.option, count * factor) for slot, count in zip(slots, steps, strict=True)]
+            period = self.evaluator.cycle_us(kind, cycle)
+            if period is not None:
+                periods.append(period / factor)
+        return periods
 
     # -- small changes ------------------------------------------------------------------------------
 
