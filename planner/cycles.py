@@ -56,13 +56,12 @@ def make_lists(
     if long is None:
         return short
     if makespan_us is None:
-        makespan_us = partial(simulated_us, workload, facts)
+        makespan_us = partial(_makespan_us, workload, facts)
     saved = 1 - makespan_us(decisions, long) / makespan_us(decisions, short)
     return long if saved > WORTH else short
 
 
-def simulated_us(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[Phase, ...]) -> int:
-    """The simulator's makespan of the decisions with these lists."""
+def _makespan_us(workload: Workload, facts: Facts, decisions: Decisions, phases: tuple[Phase, ...]) -> int:
     return simulate(draft(workload, facts, decisions, phases)).makespan_us
 
 
@@ -96,4 +95,4 @@ def _factor(repeat: int, running: Sequence[Placement]) -> int:
     return next(fits, 1) if shared else 1
 
 
-__all__ = ["longer_cycles", "make_lists", "simulated_us"]
+__all__ = ["longer_cycles", "make_lists"]

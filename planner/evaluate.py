@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from planner.cycles import make_lists, simulated_us
+from planner.cycles import make_lists
 from planner.fitting import ORDERS
-from planner.lists import ListMaker, period_us
+from planner.lists import ListMaker, draft, period_us
 from planner.options import Option
 from planner.patterns import Instance
 from planner.rates import split
@@ -21,9 +21,8 @@ from plans.arena import allocate
 from plans.durations import ceil_us
 from plans.errors import InfeasibleError
 from plans.facts import Facts
-from plans.hazards import dependencies
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement
-from plans.simulate import simulate_flow
+from plans.simulate import Simulation, simulate, simulate_flow
 from plans.workload import Workload
 
 CYCLES = 6
@@ -60,6 +59,7 @@ class Evaluator:
         self._cycles: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._judged: dict[Decisions, int | None] = {}
         self._makespans: dict[tuple[Phase, ...], int] = {}
+        self._best: tuple[tuple[Phase, ...], Simulation] | None = None
 
     @property
     def lines(self) -> int:
@@ -164,8 +164,7 @@ class Evaluator:
         except InfeasibleError:
             return None
         self._simulated_lines += SIMULATING * len(made.phase.cycle)
-        waits = dependencies(made.flow, allocate(made.plan, made.flow))
-        return simulate_flow(made.plan, made.flow, waits).phases[0].period_us
+        return simulate_flow(made.plan, made.flow, allocate(made.plan, made.flow)).phases[0].period_us
 
     def _views(self, kind: int, members: Iterable[Member]) -> list[JobView]:
         device = self.instance.kinds[kind].devices[0]
@@ -204,8 +203,15 @@ class Evaluator:
     def _simulated_us(self, decisions: Decisions, lists: tuple[Phase, ...]) -> int:
         if lists not in self._makespans:
             self._simulated_lines += sum(SIMULATING * len(each.cycle) for each in lists)
-            self._makespans[lists] = simulated_us(self.workload, self.facts, decisions, lists)
+            simulation = simulate(draft(self.workload, self.facts, decisions, lists))
+            if simulation.makespan_us < min(self._makespans.values(), default=simulation.makespan_us + 1):
+                self._best = lists, simulation
+            self._makespans[lists] = simulation.makespan_us
         return self._makespans[lists]
+
+    def simulation(self, lists: tuple[Phase, ...]) -> Simulation | None:
+        """Of these lists, where they are the best so far."""
+        return self._best[1] if self._best is not None and self._best[0] == lists else None
 
     def why(self, phases: Sequence[PhaseDecision]) -> InfeasibleError | None:
         """Why decisions do not fit."""

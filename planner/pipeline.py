@@ -25,16 +25,15 @@ from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
 from planner.instance import holds
 from planner.partition import partition
-from planner.schedule import SolverOptions, schedule
+from planner.schedule import Scheduled, SolverOptions, schedule
 from plans.check import check
 from plans.digests import decisions_digest, facts_digest, lists_digest, lists_edited
 from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
 from plans.facts import Facts, Graph, JobFacts, Layout
-from plans.flow import trace as trace_lists
 from plans.optimizer import state_of
-from plans.plan import Decisions, Fingerprint, Phase, Plan, Predictions, SolverRecord
+from plans.plan import Fingerprint, Plan, Predictions
 from plans.quantities import format_bytes, format_count
-from plans.simulate import predict
+from plans.simulate import predict, simulate
 from plans.workload import HOST, Job, Target, Workload
 
 Report = Callable[[str], None]
@@ -110,11 +109,13 @@ def plan(
     options = solver if solver is not None else SolverOptions()
     _check_optimizers(workload.jobs)
     if cuts is not None:
-        return _scheduled(workload, known, cuts, options, report)
+        with collector_paused():
+            return _scheduled(workload, known, cuts, options, report)
     refusals = []
     for part in PARTS:
         try:
-            return _scheduled(workload, known, _cuts(workload, known, report, part), options, report)
+            with collector_paused():
+                return _scheduled(workload, known, _cuts(workload, known, report, part), options, report)
         except InfeasibleError as error:
             if error.job is None:
                 raise
@@ -130,9 +131,7 @@ def _scheduled(
     report(
         f"schedule {format_count(len(workload.jobs), 'job')} on {format_count(len(workload.cluster.devices), 'device')}"
     )
-    with collector_paused():
-        decisions, phases, record = schedule(workload, facts, cuts, options)
-        return _complete(workload, facts, decisions, phases, record, known.fingerprints)
+    return _complete(workload, facts, schedule(workload, facts, cuts, options), known.fingerprints)
 
 
 def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report = quietly) -> Plan:
@@ -159,7 +158,8 @@ def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report =
     record = replace(edited.solver, name="edited", status="decisions edited by hand")
     with collector_paused():
         phases = make_lists(edited.workload, facts_now, edited.decisions)
-        return _complete(edited.workload, facts_now, edited.decisions, phases, record, known.fingerprints)
+        scheduled = Scheduled(edited.decisions, phases, record, None)
+        return _complete(edited.workload, facts_now, scheduled, known.fingerprints)
 
 
 @contextmanager
@@ -312,19 +312,17 @@ def _nearest(position: int, allowed: tuple[int, ...]) -> int | None:
 def _complete(
     workload: Workload,
     facts: Facts,
-    decisions: Decisions,
-    phases: tuple[Phase, ...],
-    record: SolverRecord,
+    scheduled: Scheduled,
     made_from: tuple[Fingerprint, ...],
 ) -> Plan:
     unpredicted = Plan(
         workload=workload,
         facts=facts,
         facts_digest=facts_digest(facts),
-        decisions=decisions,
-        lists_from=decisions_digest(decisions),
-        lists_digest=lists_digest(phases),
-        phases=phases,
+        decisions=scheduled.decisions,
+        lists_from=decisions_digest(scheduled.decisions),
+        lists_digest=lists_digest(scheduled.lists),
+        phases=scheduled.lists,
         predictions=Predictions(
             makespan_us=0,
             lower_bound_us=0,
@@ -334,13 +332,13 @@ def _complete(
             devices=(),
             jobs=(),
         ),
-        solver=record,
+        solver=scheduled.record,
         fingerprints=made_from,
     )
-    flow = trace_lists(unpredicted)
-    complete = replace(unpredicted, predictions=predict(unpredicted, flow))
+    simulation = simulate(unpredicted) if scheduled.simulation is None else scheduled.simulation
+    complete = replace(unpredicted, predictions=predict(unpredicted, simulation))
     _check_host(workload, complete.predictions.host_peak_bytes)
-    findings = check(complete, flow=flow)
+    findings = check(complete, flow=simulation.flow, arenas=simulation.arenas)
     if findings:
         raise InvalidPlanError(findings)
     return complete

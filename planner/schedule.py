@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from planner import configurations, patterns
 from planner.configurations import Timed
@@ -29,6 +30,7 @@ from planner.stages import Schedule, climb, decisions, estimate_us
 from plans.bounds import lower_bound_us
 from plans.facts import Facts
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, SolverRecord
+from plans.simulate import Simulation
 from plans.workload import Workload
 
 MEASURING = 4
@@ -49,9 +51,17 @@ PROMISING = 1.1
 Phases = tuple[PhaseDecision, ...]
 
 
+class Scheduled(NamedTuple):
+    decisions: Decisions
+    lists: tuple[Phase, ...]
+    record: SolverRecord
+    simulation: Simulation | None
+    """Of the lists, where it is known."""
+
+
 def schedule(
     workload: Workload, facts: Facts, cuts: Mapping[str, tuple[int, ...]], options: SolverOptions
-) -> tuple[Decisions, tuple[Phase, ...], SolverRecord]:
+) -> Scheduled:
     """Decisions, their lists, and how they were found. Pure: the same input gives the same answer.
 
     Raises InfeasibleError where a job fits no device.
@@ -67,7 +77,8 @@ def schedule(
     search = _Search(Evaluator(workload, facts, all_cuts, instance, evaluator.maker), options)
     best, record = search.run(lower_bound_us(workload, facts))
     decided = Decisions(cuts=all_cuts, phases=best)
-    return decided, search.evaluator.lists(decided), record
+    lists = search.evaluator.lists(decided)
+    return Scheduled(decided, lists, record, search.evaluator.simulation(lists))
 
 
 def measured(instance: Instance, evaluator: Evaluator, effort: int) -> Instance:
@@ -249,4 +260,4 @@ def _worth(found: tuple[str, _Judged]) -> int:
     return found[1].makespan_us
 
 
-__all__ = ["SolverOptions", "schedule"]
+__all__ = ["Scheduled", "SolverOptions", "schedule"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from plans.arena import allocate
+from plans.arena import Arenas, allocate
 from plans.digests import decisions_edited, facts_edited, lists_edited
 from plans.errors import Finding, InvalidPlanError
 from plans.flow import Flow, trace
@@ -29,11 +29,16 @@ from plans.text import Document
 __all__ = ["check", "lists_edited", "verify"]
 
 
-def check(plan: Plan, lines: Mapping[str, int] | None = None, flow: Flow | None = None) -> tuple[Finding, ...]:
+def check(
+    plan: Plan,
+    lines: Mapping[str, int] | None = None,
+    flow: Flow | None = None,
+    arenas: Arenas | None = None,
+) -> tuple[Finding, ...]:
     """All that is wrong with a plan; nothing: it can be executed.
 
-    `lines`: JSON pointer -> line of its file. `flow`: where its lists were traced before."""
-    findings = _findings(plan, flow)
+    `lines`: JSON pointer -> line of its file. `flow`, `arenas`: where its lists were traced and laid out before."""
+    findings = _findings(plan, flow, arenas)
     if lines is not None:
         placed = (replace(finding, line=nearest_line(lines, finding.pointer)) for finding in findings)
         findings = sorted(placed, key=lambda finding: finding.line or 0)
@@ -47,7 +52,7 @@ def verify(document: Document) -> None:
         raise InvalidPlanError(findings)
 
 
-def _findings(plan: Plan, flow: Flow | None) -> list[Finding]:
+def _findings(plan: Plan, flow: Flow | None, arenas: Arenas | None) -> list[Finding]:
     findings = reference_findings(plan)
     if facts_edited(plan):
         findings.append(_facts_finding())
@@ -60,7 +65,7 @@ def _findings(plan: Plan, flow: Flow | None) -> list[Finding]:
     flow = trace(plan) if flow is None else flow
     if flow.problems:
         return [problem.finding() for problem in flow.problems]
-    return _memory_findings(plan, flow)
+    return _memory_findings(plan, flow, allocate(plan, flow) if arenas is None else arenas)
 
 
 def _facts_finding() -> Finding:
@@ -81,8 +86,7 @@ def _decisions_finding() -> Finding:
     )
 
 
-def _memory_findings(plan: Plan, flow: Flow) -> list[Finding]:
-    arenas = allocate(plan, flow)
+def _memory_findings(plan: Plan, flow: Flow, arenas: Arenas) -> list[Finding]:
     findings: list[Finding] = []
     memory = device_memory(plan, flow, arenas)
     for number, device in enumerate(plan.workload.cluster.devices):

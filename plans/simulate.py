@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plans.arena import allocate
+from plans.arena import Arenas, allocate
 from plans.bounds import lower_bound_us
 from plans.durations import Durations
 from plans.errors import InvalidPlanError
@@ -66,6 +66,7 @@ class Simulation:
     """Times in microseconds from the plan's start."""
 
     flow: Flow
+    arenas: Arenas
     start_us: tuple[int, ...]
     """Site of the flow -> start; of a cycle, its first two copies."""
     finish_us: tuple[int, ...]
@@ -85,37 +86,35 @@ def simulate(plan: Plan) -> Simulation:
     flow = trace(plan)
     if flow.problems:
         raise InvalidPlanError([problem.finding() for problem in flow.problems])
-    return simulate_flow(plan, flow, dependencies(flow, allocate(plan, flow)))
+    return simulate_flow(plan, flow, allocate(plan, flow))
 
 
-def simulate_flow(plan: Plan, flow: Flow, waits: Sequence[Sequence[int]]) -> Simulation:
-    """The same, of a plan that was traced and whose dependencies are known."""
+def simulate_flow(plan: Plan, flow: Flow, arenas: Arenas) -> Simulation:
+    """The same, of a plan that was traced and whose arenas are laid out."""
+    waits = dependencies(flow, arenas)
     most = max((phase.repeat for phase in plan.phases), default=1)
-    result = _Simulator(plan, flow, waits, FEW_COPIES if most > 2 * FEW_COPIES else most).run()
+    result = _Simulator(plan, flow, arenas, waits, FEW_COPIES if most > 2 * FEW_COPIES else most).run()
     size = sum(min(phase.repeat, MANY_COPIES) * len(phase.cycle) for phase in plan.phases)
     if not result.steady and size <= MANY_SITES:
-        result = _Simulator(plan, flow, waits, MANY_COPIES).run()
+        result = _Simulator(plan, flow, arenas, waits, MANY_COPIES).run()
     return result
 
 
-def predict(plan: Plan, flow: Flow | None = None) -> Predictions:
-    """What the simulator and the liveness analysis say of a plan's lists. `flow`: where they were traced before.
+def predict(plan: Plan, simulation: Simulation | None = None) -> Predictions:
+    """What the simulator and the liveness analysis say of a plan's lists. `simulation`: of these lists, where there is
+    one already.
 
     Raises InvalidPlanError where its lists cannot be run.
     """
-    flow = trace(plan) if flow is None else flow
-    if flow.problems:
-        raise InvalidPlanError([problem.finding() for problem in flow.problems])
-    arenas = allocate(plan, flow)
-    simulation = simulate_flow(plan, flow, dependencies(flow, arenas))
-    memory = device_memory(plan, flow, arenas)
+    simulation = simulate(plan) if simulation is None else simulation
+    memory = device_memory(plan, simulation.flow, simulation.arenas)
     bound_us = lower_bound_us(plan.workload, plan.facts)
     makespan_us = simulation.makespan_us
     return Predictions(
         makespan_us=makespan_us,
         lower_bound_us=bound_us,
         gap=round(makespan_us / bound_us - 1, 6) if bound_us else 0.0,
-        host_peak_bytes=host_peak_bytes(plan, arenas),
+        host_peak_bytes=host_peak_bytes(plan, simulation.arenas),
         host_update_us=simulation.host_update_us,
         devices=tuple(
             DevicePrediction(
@@ -154,9 +153,12 @@ class _Servers:
 class _Simulator:
     """One simulation; `tasks_of[site]` is the task that stands for a site of the flow by now."""
 
-    def __init__(self, plan: Plan, flow: Flow, waits: Sequence[Sequence[int]], most_copies: int) -> None:
+    def __init__(
+        self, plan: Plan, flow: Flow, arenas: Arenas, waits: Sequence[Sequence[int]], most_copies: int
+    ) -> None:
         self.plan = plan
         self.flow = flow
+        self.arenas = arenas
         self.waits = waits
         self.most_copies = most_copies
         self.durations = Durations(plan).of_sites(flow.sites)
@@ -277,6 +279,7 @@ class _Simulator:
         busy = self.busy()
         return Simulation(
             flow=self.flow,
+            arenas=self.arenas,
             start_us=tuple(starts),
             finish_us=tuple(finishes),
             makespan_us=max(ends.values(), default=0),
