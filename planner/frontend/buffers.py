@@ -32,7 +32,7 @@ from planner.frontend.traced import Placeholder
 def written_back(module: nn.Module) -> Iterator[None]:
     """While torch.export traces a module: what its forward assigns to buffers is copied into them at its end."""
     names = {id(each._buffers): path for path, each in module.named_modules()}
-    kept = {path: dict(each._buffers) for path, each in module.named_modules()}
+    kept = [(each, dict(each._buffers)) for each in module.modules()]
     found: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
     """(module, buffer) -> (as the forward found it, as it was assigned last)."""
 
@@ -63,8 +63,8 @@ def written_back(module: nn.Module) -> Iterator[None]:
     finally:
         noting.remove()
         writing.remove()
-        for path, each in module.named_modules():
-            each._buffers.update(kept[path])
+        for each, buffers in kept:  # not those that the forward has put in their places
+            each._buffers.update(buffers)
 
 
 def settle_assignments(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:

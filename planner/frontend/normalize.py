@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import has_free_symbols
 
 from planner.frontend import functions, keyed
 from planner.frontend.buffers import settle_assignments, writes_to_outside
@@ -56,6 +57,7 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     description, whose `node` is the one to keep. `prefix` is left out of module paths.
     """
     flat = _Flattening(placeholders, prefix).run(graph)
+    refuse_unknown_sizes(flat)
     settle_assignments(flat, placeholders)
     refuse_updates(flat, placeholders)
     functionalize(flat, placeholders)
@@ -142,6 +144,28 @@ def source_of(node: Node, prefix: str) -> Source:
     path = path.removeprefix(prefix).removeprefix(".")
     frames = [each for each in FRAME.findall(node.meta.get("stack_trace") or "") if not each[0].startswith("<")]
     return Source(module=path, location=":".join(frames[-1]) if frames else "")
+
+
+def refuse_unknown_sizes(graph: Graph) -> None:
+    """TraceError where a size depends on values: nobody could say ahead where what has it lies in memory.
+
+    Where neither the loss nor a buffer needs it (assertions do), it goes.
+    """
+    unknown = [node for node in graph.nodes if node.op == "call_function" and has_free_symbols(node.meta["val"])]
+    if not unknown:
+        return
+    needed: set[Node] = set()
+    for node in reversed(list(graph.nodes)):
+        if node.op == "output" or node in needed or (node.op == "call_function" and any(mutated_inputs(node))):
+            needed |= {node, *node.all_input_nodes}
+        elif node.op == "call_function":
+            graph.erase_node(node)
+    for node in unknown:
+        if node in needed:
+            raise TraceError(
+                f"{where(node.meta['source'])}: sizes depend on values of tensors (by {node.target}), so that memory "
+                "cannot be planned: use masks, or an operator whose sizes are fixed (grouped_mm for experts)"
+            )
 
 
 # -- in-place operators -------------------------------------------------------------------------------

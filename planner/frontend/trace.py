@@ -23,11 +23,13 @@ from torch.export.graph_signature import InputKind, InputSpec
 from torch.fx import Graph, Node
 from torch.utils._pytree import tree_flatten
 
+import planner.frontend.kernels  # noqa: F401 - torch's fake tensors know more kernels from here on
 from planner.frontend.alike import as_one, constant_name
 from planner.frontend.buffers import written_back
 from planner.frontend.conversions import converting_fake_modules
 from planner.frontend.cuts import cut_positions, recomputed_nodes
 from planner.frontend.evaluation import mapped
+from planner.frontend.fakes import making_fakes, without_values
 from planner.frontend.functions import recorded
 from planner.frontend.generators import generators_refused
 from planner.frontend.lengths import examples
@@ -38,6 +40,7 @@ from planner.frontend.operators import base_name
 from planner.frontend.quiet import quiet
 from planner.frontend.refusals import because, first_line, where
 from planner.frontend.traced import Placeholder, Role, Source, TracedGraph
+from planner.frontend.unnoticed import unnoticed
 from plans.errors import HydraplanError, TraceError
 from plans.workload import Job, Precision
 
@@ -63,8 +66,10 @@ def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
     Raises TraceError, naming the module and line where tracing stopped, WorkloadError where the model cannot
     be made.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), converting_fake_modules(), naming_model(job):
+    with making_fakes(), converting_fake_modules(), naming_model(job):
         module = make_loss(job)
+    for _, tensor in named_tensors(module):
+        without_values(tensor)
     return traced_buckets(job, module, exported_buckets(job, module, batch))
 
 
@@ -106,7 +111,7 @@ def naming_model(job: Job) -> Iterator[None]:
 
 
 def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgram:
-    """torch.export of the loss in training mode, for one microbatch's shapes."""
+    """torch.export of the loss in training mode, for one microbatch's shapes, as a plain loop runs it if possible."""
     _check_batch(job, batch)
     _check_hooks(job, module)
     mode = _fake_mode(module) or FakeTensorMode(allow_non_fake_inputs=True)
@@ -114,10 +119,19 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
         example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
     try:
-        with quiet(), mode, modes_as_nodes(), recorded(), written_back(module), generators_refused():
-            return torch.export.export(module, (example,), strict=False)
-    except Exception as error:  # the user's own code under torch.export: anything may come out of it
+        with unnoticed():
+            return _exported(module, example, mode)
+    except Exception:  # the user's own code under torch.export: anything may come out of it
+        pass  # it may do what can be traced where it knows that it is
+    try:
+        return _exported(module, example, mode)
+    except Exception as error:
         raise _trace_error(job, module, error) from error
+
+
+def _exported(module: Loss, example: dict[str, Tensor], mode: FakeTensorMode) -> ExportedProgram:
+    with quiet(), mode, modes_as_nodes(), recorded(), written_back(module), generators_refused():
+        return torch.export.export(module, (example,), strict=False)
 
 
 def traced_module(
@@ -296,8 +310,13 @@ def _form(node: Node) -> str:
     value = node.meta.get("val")
     values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
     return " ".join(
-        f"{tuple(each.shape)}{tuple(each.stride())}{each.dtype}" for each in values if isinstance(each, Tensor)
+        f"{tuple(each.shape)}{_strides(each)}{each.dtype}" for each in values if isinstance(each, Tensor)
     ) + (" grad" if node.meta.get("requires_grad") else "")
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Strides, 1 in dimensions of one element, which move nothing: operators leave other ones on fake tensors there."""
+    return tuple(1 if size == 1 else step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 # -- errors -------------------------------------------------------------------------------------------

@@ -93,6 +93,12 @@ def gpt2(*, dropout: bool = False, microbatches: int = 1, **others: Value) -> Jo
     return job_of("transformers:GPT2LMHeadModel", arguments, name="gpt2", microbatches=microbatches)
 
 
+def mixtral() -> Job:
+    """Grouped heads, and experts of which each token takes two."""
+    arguments = LLAMA | {"num_key_value_heads": 2, "num_local_experts": 4, "num_hidden_layers": 1}
+    return job_of("transformers:MixtralForCausalLM", arguments, name="mixtral")
+
+
 def jobs() -> dict[str, Job]:
     """All models without dropout, by name."""
     loss = "support.models:squared_error"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import batch_for, gpt2, job_of, jobs
+from support.models import batch_for, gpt2, job_of, jobs, mixtral
 from support.replay import Replay, Trained, plain_loop, replay_of, same_bits
 from torch import Tensor
 from torch.fx import Node
@@ -271,3 +271,17 @@ def test_in_place_operators_become_functional_where_nobody_sees(monkeypatch: pyt
     job = all_jobs()["adversarial"]
     untouched: list[Node] = list(build(job, batch_for(job))[1].nodes)
     assert any(str(node.target) == "aten.relu_.default" for node in untouched)
+
+
+def test_a_model_that_knows_that_it_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does other arithmetic than in its plain loop: here for grouped heads, and for experts."""
+    job = mixtral()
+    expected = plain_loop(job, STEPS)
+
+    def run() -> Trained:
+        model = build(job, batch_for(job))
+        return replay_of(job, model[1].cut_positions[::30], lambda *_: False, model).train(STEPS)
+
+    assert same_bits(run(), expected)
+    monkeypatch.setattr(trace, "unnoticed", nullcontext)
+    assert not same_bits(run(), expected)

@@ -78,6 +78,63 @@ class Branch(nn.Module):
         return value
 
 
+class Splits(nn.Module):
+    """A value of a size that only values tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embed(tokens) * torch.ones((tokens > 24).sum().item()).sum()
+
+
+class Bent(nn.LayerNorm):
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__(16)
+        self.bend = nn.Tanh()
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self.bend(super().forward(value))
+
+
+class Replaces(nn.Module):
+    """A forward that puts another module in the place of one, as some of transformers do for short inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, 16)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.norm = self.norm if isinstance(self.norm, Bent) else Bent(self.norm)
+        return self.norm(self.embed(tokens))
+
+
+class Mapped(nn.Module):
+    """vmap over a batch of tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.vmap(lambda value: value * value.sum())(self.embed(tokens))
+
+
+class Asserts(nn.Module):
+    """A number that only an assertion needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        torch._check(tokens.amax().item() < 48)
+        return self.embed(tokens)
+
+
 class Random(nn.Module):
     def __init__(self, kind: str = "rand") -> None:
         super().__init__()
@@ -231,6 +288,15 @@ def test_no_cut_parts_a_node_from_its_getitems(name: str) -> None:
             assert not any(source < position <= order[node] for position in graph.cut_positions)
 
 
+def test_what_only_an_assertion_needs_may_depend_on_values() -> None:
+    assert next(str(node.target) for node in traced(mine("Asserts")).nodes) == "aten.embedding.default"
+
+
+def test_a_forward_may_replace_a_module() -> None:
+    targets = [str(node.target) for node in traced(mine("Replaces")).nodes]
+    assert targets[:3] == ["aten.embedding.default", "aten.layer_norm.default", "aten.tanh.default"]
+
+
 def test_equal_names_of_batch_values_stay_apart() -> None:
     """Labels that are the same tensor as the input are another input."""
     job = gpt2()
@@ -315,6 +381,8 @@ def test_a_known_graph_gives_the_tensors_of_this_jobs_seed() -> None:
         (mine("Reshapes"), ["to buffer 'last'", "the buffer's type and shape", "test_trace.py:"]),
         (mine("Branches"), ["module 'body.1'", "test_trace.py:", "torch.where"]),
         (mine("Random", kind="kernel"), ["flash_attention_for_cpu.default takes no generator", "use dropout"]),
+        (mine("Mapped"), ["torch.func (vmap", "test_trace.py:"]),
+        (mine("Splits"), ["sizes depend on values", "aten.item.default", "use masks", "test_trace.py:"]),
         (mine("broken"), ["RuntimeError: no such weights", "test_trace.py:"]),
         (mine("Frozen"), ["train at least one parameter"]),
         (job_of("transformers:GPT2Model", GPT2), ["labels", "the job's `loss`"]),
