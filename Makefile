@@ -7,13 +7,14 @@ INSTALLED := $(VENV)/installed
 PYTEST_FLAGS ?= -n auto
 PACKAGES := plans planner runtime tools
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench families clean
 
 help:
 	@echo "make demo              plan, inspect and execute the sweep of tools/demo"
 	@echo "make test              lint, types, import contract and tests, as CI runs them"
 	@echo "make lint              the same without the tests"
 	@echo "make format            reformat the source"
+	@echo "make families          every family of transformers, to the bit: tools/families/TABLE.md (resumable, under an hour)"
 	@echo "make bench NAME=...    one benchmark of tools/bench; its last line is a JSON object"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -42,6 +43,9 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	@test -n "$(NAME)" || { echo "make bench NAME=..., one of: $$(ls tools/bench/*.py | xargs -n1 basename -s .py | grep -v '^_' | xargs)" >&2; exit 2; }
 	$(BIN)/python -m tools.bench.$(NAME)
+
+families: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.families
 
 clean:
 	rm -rf $(VENV) build *.egg-info
