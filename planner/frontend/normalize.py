@@ -163,8 +163,8 @@ def refuse_unknown_sizes(graph: Graph) -> None:
     for node in unknown:
         if node in needed:
             raise TraceError(
-                f"{where(node.meta['source'])}: sizes depend on values of tensors (by {node.target}), so that memory "
-                "cannot be planned: use masks, or an operator whose sizes are fixed (grouped_mm for experts)"
+                f"{where(node.meta['source'])}: sizes or numbers depend on values of tensors (by {node.target}), and "
+                "nobody can plan ahead: use torch.where or masks, or move it into the data set; experts have grouped_mm"
             )
 
 

@@ -230,9 +230,9 @@ FUNCTION = "use a torch.autograd.Function"
 
 CASES = {
     "branches": Case(says="data-dependent", remedy=VALUES),
-    "reads_a_number": Case(says="DataDependent", remedy=VALUES),
-    "shapes_by_value": Case(says="DynamicOutputShape", remedy=VALUES),
-    "shapes_by_place": Case(says="DynamicOutputShape", remedy=VALUES),
+    "reads_a_number": Case(says="numbers depend on values of tensors (by aten.item.default)", remedy=VALUES),
+    "shapes_by_value": Case(says="sizes or numbers depend on values", remedy=VALUES),
+    "shapes_by_place": Case(says="sizes or numbers depend on values", remedy=VALUES),
     "packs": Case(says="data-dependent", remedy=VALUES),
     "leaves_torch": Case(says=".numpy() is not supported", remedy="the forward has to run under torch.export"),
     "chooses_a_graph": Case(says="the operator cond holds a graph", remedy="torch.where for torch.cond"),
