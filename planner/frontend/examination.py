@@ -56,6 +56,17 @@ def examine(target: Callable[..., Any], given: Sequence[Any], *, name: str) -> E
     return Examined(held=tuple(holding), ran="\n".join(watch.ran))
 
 
+def holding(target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Numbers, among the leaves of the arguments, of those that the backward's context of a registered operator holds
+    by itself."""
+    with FakeTensorMode(), torch.enable_grad():
+        given, named = tree_map_only(Tensor, _leaf, (list(args), dict(kwargs)))
+        leaves = enumerate(tree_leaves((given, named)))
+        tensors = {number: leaf for number, leaf in leaves if isinstance(leaf, Tensor)}
+        made = [each for each in tree_leaves(target(*given, **named)) if isinstance(each, Tensor)]
+        return tuple(_held(made, tensors))
+
+
 def _leaf(value: Tensor) -> Tensor:
     leaf = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
     return leaf.requires_grad_(value.is_floating_point() or value.is_complex())

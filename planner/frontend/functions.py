@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.autograd import Function
@@ -33,6 +34,7 @@ from planner.frontend.examination import examine
 from planner.frontend.refusals import UntraceableError
 
 _APPLY: Callable[..., Any] = Function.__dict__["apply"].__func__
+_DERIVATIVES = ("grad", "backward")
 _HOOKS = ("register_hook", "register_post_accumulate_grad_hook")
 
 
@@ -54,8 +56,12 @@ MARK = _Mark()
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """While torch.export traces: custom functions become marked nodes, hooks on gradients are refused."""
+    """While torch.export traces: custom functions become marked nodes; hooks on gradients, and derivatives that a
+    forward takes, are refused."""
     hooks = {name: getattr(Tensor, name) for name in _HOOKS}
+    derivatives = {name: getattr(torch.autograd, name) for name in _DERIVATIVES}
+    for name, real in derivatives.items():
+        setattr(torch.autograd, name, _underivable(name, real))
     setattr(Function, "apply", classmethod(_record))  # noqa: B010 (mypy knows it as a method)
     for name, real in hooks.items():
         setattr(Tensor, name, _refusing(real))
@@ -65,6 +71,20 @@ def recorded() -> Iterator[None]:
         setattr(Function, "apply", classmethod(_APPLY))  # noqa: B010
         for name, real in hooks.items():
             setattr(Tensor, name, real)
+        for name, real in derivatives.items():
+            setattr(torch.autograd, name, real)
+
+
+def _underivable(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def derive(*args: Any, **kwargs: Any) -> Any:
+        if get_proxy_mode() is None:
+            return real(*args, **kwargs)
+        raise UntraceableError(
+            f"the forward calls torch.autograd.{name}, whose derivatives no graph holds",
+            "write the derivative as operators, or use a torch.autograd.Function",
+        )
+
+    return derive
 
 
 def _refusing(real: Callable[..., Any]) -> Callable[..., Any]:

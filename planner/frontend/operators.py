@@ -53,6 +53,10 @@ RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu
 """Recurrent layers over dense sequences."""
 
 
+BUILT_IN = ("aten", "prim", "prims", "profiler")
+"""Namespaces of PyTorch's own operators."""
+
+
 def base_name(node: Node) -> str:
     """Name of a node's operator without namespace and overload: `add` for aten.add.Tensor."""
     if isinstance(node.target, OpOverload):
@@ -79,6 +83,11 @@ def given(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], na
 def has_argument(target: object, name: str) -> bool:
     """Whether an operator takes an argument of that name."""
     return isinstance(target, OpOverload) and any(each.name == name for each in target._schema.arguments)
+
+
+def is_registered(target: object) -> bool:
+    """Whether it is an operator that is not PyTorch's own, and returns new values."""
+    return isinstance(target, OpOverload) and target.namespace not in BUILT_IN and not target._schema.is_mutable
 
 
 def mutated_inputs(node: Node) -> Iterator[Node]:

@@ -222,9 +222,7 @@ def _code(
     # What the forward updates is copied first: a forward that runs again begins with the same (EXACTNESS.md, rule 9).
     for key, given in list(taken.items()):
         if key[0] == "buffer":
-            taken[key] = graph.call_function(
-                torch.ops.aten.clone.default, (given,), {"memory_format": torch.preserve_format}
-            )
+            taken[key] = _copied(graph, given)
     buffers = [node for key, node in taken.items() if key[0] == "buffer"]
 
     def here(reader: Node, node: Node) -> Node:
@@ -241,7 +239,9 @@ def _code(
 
         def change(value: Any, node: Node = node) -> Any:
             if isinstance(value, Node):
-                return here(node, value)
+                given = here(node, value)
+                held = value in node.meta.get("held", ()) and value.name not in made
+                return _copied(graph, given) if held else given
             return device if isinstance(value, torch.device) else value
 
         args, kwargs = map_aggregate((node.args, node.kwargs), change)
@@ -254,6 +254,10 @@ def _code(
         made[node.name] = graph.create_node("call_function", target, args, dict(kwargs), name=f"v{number}")
     graph.output((*(made[name] for name in outputs), *buffers))
     return Code(graph, ambient)
+
+
+def _copied(graph: Graph, value: Node) -> Node:
+    return graph.call_function(torch.ops.aten.clone.default, (value,), {"memory_format": torch.preserve_format})
 
 
 _CODES = 512

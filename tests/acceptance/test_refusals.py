@@ -88,6 +88,11 @@ def hooks_a_gradient(inner: Inner, value: Tensor) -> Tensor:
     return value
 
 
+def derives(inner: Inner, value: Tensor) -> Tensor:
+    (slope,) = torch.autograd.grad(value.square().sum(), value, create_graph=True)
+    return slope
+
+
 def updates_a_parameter(inner: Inner, value: Tensor) -> Tensor:
     with torch.no_grad():
         inner.scale.mul_(0.9)
@@ -252,6 +257,7 @@ CASES = {
         precision="bf16",
     ),
     "draws_in_a_function": Case(says="the forward of Noisy draws", remedy="draw them outside, and pass them as an"),
+    "derives": Case(says="the forward calls torch.autograd.grad", remedy=FUNCTION),
     "has_no_backward": Case(says="no autograd formula", remedy="torch.library.register_autograd"),
     "has_no_form": Case(says="no fake impl", remedy="torch.library.register_fake"),
     "fails": Case(says="RuntimeError", remedy="the forward has to run under torch.export"),

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from planner.frontend import functions, trace
+from planner.frontend import functions, normalize, trace
 from planner.frontend.build import build
 from planner.frontend.examination import Examined
 from planner.frontend.functions import Applied
@@ -132,6 +132,33 @@ class Quantised(nn.Module):
         return self.layer(StraightThrough.apply(self.embed(tokens), 8, None))
 
 
+@torch.library.custom_op("hydraplan_functions::squared", mutates_args=())
+def squared(value: Tensor) -> Tensor:
+    return value * value
+
+
+squared.register_fake(lambda value: torch.empty_like(value))
+squared.register_autograd(
+    lambda ctx, gradient: 2 * gradient * ctx.value,
+    setup_context=lambda ctx, inputs, output: setattr(ctx, "value", inputs[0]),
+)
+
+
+class Registered(nn.Module):
+    """An operator whose context holds its argument by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, WIDTH)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        value = self.embed(tokens)
+        for layer in self.layers:
+            value = torch.tanh(layer(value) + torch.ops.hydraplan_functions.squared(value))
+        return value
+
+
 class Checkpointed(nn.Module):
     def __init__(self, reentrant: bool) -> None:
         super().__init__()
@@ -197,17 +224,24 @@ def test_naive_functions_dissolved_by_export_train_other_weights(monkeypatch: py
     assert not same_bits(trained(name, 0, dissolved), plain(name))
 
 
-def test_naive_contexts_that_hold_arguments_of_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ctx.value = value` is seen by no hook: without copies it holds memory that has other owners by the backward."""
+def test_contexts_that_hold_arguments_are_found() -> None:
     splits = [node.target for node in built("Mixed")[1].nodes if "Split" in str(node.target)]
     assert all(isinstance(each, Applied) and each.cloned == {0, 1} for each in splits)
+    held = [node.meta["held"] for node in built("Registered")[1].nodes if "squared" in str(node.target)]
+    assert [len(each) for each in held] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["Mixed", "Registered"])
+def test_naive_contexts_that_hold_arguments_of_the_arena(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """`ctx.value = value` is seen by no hook: without copies it holds memory that has other owners by the backward."""
     monkeypatch.setattr(functions, "examine", lambda *_, **__: Examined(held=(), ran=""))
-    careless = build(mine("Mixed"), batch_for(mine("Mixed")))
+    monkeypatch.setattr(normalize, "note_held_arguments", lambda _: None)
+    careless = build(mine(name), batch_for(mine(name)))
     monkeypatch.undo()
     cuts = careless[1].cut_positions
-    run = lambda model: replay_of(mine("Mixed"), cuts, lambda *_: True, model).train(STEPS)  # noqa: E731
-    assert same_bits(run(built("Mixed")), plain("Mixed"))
-    assert not same_bits(run(careless), plain("Mixed"))
+    run = lambda model: replay_of(mine(name), cuts, lambda *_: True, model).train(STEPS)  # noqa: E731
+    assert same_bits(run(built(name)), plain(name))
+    assert not same_bits(run(careless), plain(name))
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
