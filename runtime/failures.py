@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
+from planner.frontend.usercode import said
 from plans.flow import Site
 from plans.steps import Backward, Forward, Step, Update
 
@@ -33,7 +34,7 @@ class Failures:
 
     def add(self, job: str, where: str, error: BaseException) -> None:
         """Never raises: whoever calls it has steps left to pass over."""
-        message = f"{where} failed: {type(error).__name__}: {_text(error)}"
+        message = f"{where} failed: {said(error)}"
         details = "".join(traceback.format_exception(error))  # renders what has no text as such
         with suppress(RuntimeError):  # of a frame that runs still
             traceback.clear_frames(error.__traceback__)
@@ -42,13 +43,6 @@ class Failures:
                 return
             self.of[job] = Failure(message=message, details=details)
         self._told(job, message)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as failed:  # a user's exception may not even be printable
-        return f"(its text cannot be had: {type(failed).__name__})"
 
 
 def describe(site: Site, iteration: int) -> str:

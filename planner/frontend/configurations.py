@@ -10,6 +10,7 @@ import torch
 
 from planner.frontend.checkpoint import CONFIG, read_config
 from planner.frontend.imports import arguments_of, load
+from planner.frontend.usercode import RAISED, said
 from plans.errors import WorkloadError
 from plans.workload import Checkpoint, Target
 
@@ -52,8 +53,8 @@ def checkpoint_configuration(target: Target, checkpoint: Checkpoint) -> Any:
         config, unknown = config_class.from_pretrained(
             checkpoint.folder, local_files_only=True, return_unused_kwargs=True, **arguments
         )
-    except Exception as error:  # the class's own checks: anything may come out of them
-        raise WorkloadError(f"{where} makes no {config_class.__name__}: {type(error).__name__}: {error}") from error
+    except RAISED as error:  # the class's own checks
+        raise WorkloadError(f"{where} makes no {config_class.__name__}: {said(error)}") from error
     unknown = sorted(set(unknown) & set(arguments))
     _refuse_unknown(where, config, unknown)
     for name in unknown:

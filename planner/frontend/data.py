@@ -23,6 +23,7 @@ from torch.utils.data import default_collate
 
 from planner.frontend.imports import load
 from planner.frontend.lengths import padded
+from planner.frontend.usercode import RAISED, said
 from plans.errors import WorkloadError
 from plans.workload import Job, Lengths, Target
 
@@ -101,8 +102,8 @@ class JobData:
         """One item of the data set, checked."""
         try:
             item: Any = self.dataset[index]
-        except Exception as error:  # the user's own code: anything may come out of it
-            raise WorkloadError(f"data {self.name}: item {index} failed: {type(error).__name__}: {error}") from error
+        except RAISED as error:
+            raise WorkloadError(f"data {self.name}: item {index} failed: {said(error)}") from error
         if not isinstance(item, Mapping):
             raise WorkloadError(
                 f"data {self.name}: item {index} is a {type(item).__name__}; "
@@ -165,9 +166,12 @@ def open_dataset(target: Target) -> MapDataset:
     factory = load(target.path)
     try:
         dataset = factory(**dict(target.arguments))
-    except Exception as error:  # the user's own code: anything may come out of it
-        raise WorkloadError(f"data {target.path} failed: {type(error).__name__}: {error}") from error
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        if map_style:
+            len(dataset)
+    except RAISED as error:
+        raise WorkloadError(f"data {target.path} failed: {said(error)}") from error
+    if not map_style:
         raise WorkloadError(
             f"data {target.path} gives a {type(dataset).__name__}; "
             "give a map-style data set: one with len() and [index]"

@@ -24,6 +24,7 @@ from planner.frontend.operators import mutated_inputs, written_arguments
 from planner.frontend.program import CellKey
 from planner.frontend.refusals import UntraceableError, because, where
 from planner.frontend.traced import Context, Placeholder
+from planner.frontend.usercode import RAISED
 from plans.errors import TraceError
 
 _DRAWS = keyed.Draws(CellKey(seed=0, step=0, microbatch=0), (0,))
@@ -77,7 +78,7 @@ def _called(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
         if any(each.layout is not torch.strided for each in tensors_in(made)):
             raise UntraceableError(f"{node.target} makes a sparse tensor", "use dense tensors")
         return made
-    except Exception as error:  # any operator, the user's own too
+    except RAISED as error:  # any operator, the user's own too
         raise TraceError(f"{where(node.meta['source'])}: {because(error)}") from error
 
 

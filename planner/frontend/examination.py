@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from planner.frontend.descriptions import held
 from planner.frontend.operators import is_random, written_arguments
 from planner.frontend.refusals import UntraceableError, first_line
+from planner.frontend.usercode import RAISED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +91,8 @@ def _run_backward(watch: _Watch, made: Sequence[Tensor], leaves: Sequence[Tensor
             torch.autograd.grad(ends, leaves, gradients, allow_unused=True)
     except UntraceableError:
         raise
-    except Exception as error:  # the user's own code: anything may come out of it
-        reason = f"{type(error).__name__}: {first_line(error)}"
+    except RAISED as error:
+        reason = first_line(error)
         raise UntraceableError(
             f"the backward of {watch.name} failed on tensors without values: {reason}",
             "it may depend on shapes and types, but not on values (no .item(), no numpy)",

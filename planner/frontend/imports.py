@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from planner.frontend.usercode import RAISED, said
 from plans.errors import WorkloadError
 from plans.workload import Target, Value
 
@@ -75,8 +76,8 @@ def _import(path: str, module_name: str) -> Any:
             else f"install it, or run hydraplan in the folder that holds it (now {os.getcwd()})"
         )
         raise WorkloadError(f"{path!r}: there is no module {missing!r}: {hint}") from None
-    except Exception as error:  # the user's own code, at import: anything may come out of it
-        raise WorkloadError(f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    except RAISED as error:
+        raise WorkloadError(f"{path!r}: importing {module_name} failed: {said(error)}") from error
 
 
 def _own(module_name: str) -> str:

@@ -46,6 +46,7 @@ from planner.frontend.operators import (
 )
 from planner.frontend.refusals import CONVERT, because, where
 from planner.frontend.traced import Context, Placeholder, Source
+from planner.frontend.usercode import RAISED
 from plans.errors import TraceError
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -133,7 +134,7 @@ class _Flattening:
     def applied(self, node: Node) -> functions.Applied:
         try:
             return functions.applied(node)
-        except Exception as error:  # the user's own backward runs here: anything may come out of it
+        except RAISED as error:  # the user's own backward runs here
             raise TraceError(f"{where(self.source(node))}: {because(error)}") from error
 
     def source(self, node: Node) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planner.frontend.traced import Source
+from planner.frontend.usercode import said
 
 CONVERT = (
     "convert one of them there (value.to(other.dtype)); in a job of precision bf16, parameters and batches are bf16 "
@@ -28,19 +29,22 @@ def where(source: Source | None) -> str:
     return f"{module} ({source.location})" if source.location else module
 
 
-def because(error: Exception) -> str:
-    """What came out of the user's code, and what to do about it, in one line."""
+def because(error: BaseException, remedy: str | None = None) -> str:
+    """What came out of the user's code, and what to do about it, in one line; `remedy`: where the error has none."""
     if isinstance(error, UntraceableError):
         return f"{error}; {error.remedy}"
-    return f"{type(error).__name__}: {first_line(error)}; {_remedy(error)}"
+    if isinstance(error, SystemExit):
+        return said(error)
+    return f"{first_line(error)}; {remedy or _remedy(error)}"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, without the pages that torch adds."""
-    return str(error).strip().split("\n")[0][:300]
+    kind, _, text = said(error).partition(": ")
+    return f"{kind}: {text.strip().split(chr(10))[0][:300]}"
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: BaseException) -> str:
     kind = type(error).__name__
     if "DataDependent" in kind or "DynamicOutputShape" in kind or "data-dependent" in str(error).lower():
         return (
@@ -49,10 +53,10 @@ def _remedy(error: Exception) -> str:
         )
     if any(words in str(error) for words in ("dtype", "scalar type", "should be the same")):
         return CONVERT
-    said = str(error)
-    if "autograd formula" in said or "derivative" in said:
+    text = str(error)
+    if "autograd formula" in text or "derivative" in text:
         return "give the operator a backward (torch.library.register_autograd), or call it under torch.no_grad()"
-    if "fake impl" in said:
+    if "fake impl" in text:
         return "say what it makes of tensors without values (torch.library.register_fake)"
     if isinstance(error, TypeError):
         return (

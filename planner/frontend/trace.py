@@ -38,9 +38,10 @@ from planner.frontend.modes import modes_as_nodes
 from planner.frontend.normalize import normalize, source_of, updated_buffers
 from planner.frontend.operators import base_name
 from planner.frontend.quiet import quiet
-from planner.frontend.refusals import because, first_line, where
+from planner.frontend.refusals import because, where
 from planner.frontend.traced import Placeholder, Role, Source, TracedGraph
 from planner.frontend.unnoticed import unnoticed
+from planner.frontend.usercode import RAISED
 from plans.errors import HydraplanError, TraceError
 from plans.workload import Job, Precision
 
@@ -103,10 +104,9 @@ def naming_model(job: Job) -> Iterator[None]:
             yield
     except HydraplanError:
         raise
-    except Exception as error:  # the user's own code: anything may come out of it
+    except RAISED as error:
         raise TraceError(
-            f"job {job.name}: making model {job.model.path!r} stopped in {_made_in(error)}: "
-            f"{type(error).__name__}: {first_line(error)}; {MAKING}"
+            f"job {job.name}: making model {job.model.path!r} stopped in {_made_in(error)}: {because(error, MAKING)}"
         ) from error
 
 
@@ -121,11 +121,11 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
     try:
         with unnoticed():
             return _exported(module, example, mode)
-    except Exception:  # the user's own code under torch.export: anything may come out of it
+    except RAISED:  # the user's own code under torch.export: anything may come out of it
         pass  # it may do what can be traced where it knows that it is
     try:
         return _exported(module, example, mode)
-    except Exception as error:
+    except RAISED as error:
         raise _trace_error(job, module, error) from error
 
 
@@ -361,7 +361,7 @@ def _check_loss(job: Job, results: list[Node]) -> None:
         )
 
 
-def _trace_error(job: Job, module: nn.Module, error: Exception) -> TraceError:
+def _trace_error(job: Job, module: nn.Module, error: BaseException) -> TraceError:
     paths = {id(each): path for path, each in module.named_modules()}
     stopped, location = "", ""
     for frame, line in _frames(error):
@@ -385,7 +385,7 @@ def _is_users(frame: FrameType) -> bool:
     return name.split(".")[0] not in ("torch", "planner", "contextlib", "functools")
 
 
-def _made_in(error: Exception) -> str:
+def _made_in(error: BaseException) -> str:
     """The module whose constructor an error came out of, and the line."""
     found = [(frame, line) for frame, line in _frames(error) if _is_users(frame)]
     owners = [frame.f_locals.get("self") for frame, _ in found]

@@ -102,6 +102,10 @@ def test_opens_what_the_job_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "def numbers(items):\n    return [{'x': torch.tensor(i)} for i in range(items)]\n"
         "def stream():\n    return iter(())\n"
         "def broken():\n    raise ValueError('on purpose')\n"
+        "def exits():\n    raise SystemExit('no corpus here')\n"
+        "class ExitingList(list):\n    def __len__(self):\n        raise SystemExit(3)\n"
+        "class ExitingItem(list):\n    def __len__(self):\n        return 8\n"
+        "    def __getitem__(self, index):\n        raise SystemExit(3)\n"
     )
     monkeypatch.chdir(tmp_path)
 
@@ -127,9 +131,13 @@ def test_opens_what_the_job_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (job("opened_data:stream"), "map-style data set"),
         (job("opened_data:broken"), "failed: ValueError: on purpose"),
         (job("opened_data:numbers", rows=1), "failed: TypeError"),
+        (job("opened_data:exits"), r"data opened_data:exits failed: it called sys.exit\('no corpus here'\)"),
+        (job("opened_data:ExitingList"), r"data opened_data:ExitingList failed: it called sys.exit\(3\)"),
     ]:
         with pytest.raises(WorkloadError, match=message):
             open_data(wrong)
+    with pytest.raises(WorkloadError, match=r"data opened_data:ExitingItem: item \d failed: it called sys.exit\(3\)"):
+        open_data(job("opened_data:ExitingItem")).batch(0)
 
 
 def test_epochs_to_steps() -> None:

@@ -50,11 +50,13 @@ def test_a_folder_of_the_user_hides_nothing(folder: Path) -> None:
         ("os.path:joyn", "did you mean 'join'"),
         ("os:name", "is a str, not something to call"),
         ("broken:f", "importing broken failed: ValueError: on purpose"),
+        ("exits:f", r"importing exits failed: it called sys.exit\(3\): let it raise an error"),
         ("needs_other:f", "imports 'no_such_dependency', which is not installed"),
     ],
 )
 def test_says_what_is_wrong(folder: Path, path: str, message: str) -> None:
     (folder / "broken.py").write_text("raise ValueError('on purpose')")
+    (folder / "exits.py").write_text("import sys\nsys.exit(3)")
     (folder / "needs_other.py").write_text("import no_such_dependency")
     with pytest.raises(WorkloadError, match=message):
         load(path)

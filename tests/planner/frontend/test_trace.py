@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -231,6 +232,23 @@ def broken() -> nn.Module:
     raise RuntimeError("no such weights")
 
 
+def exits() -> nn.Module:
+    sys.exit(3)
+
+
+class Exits(nn.Embedding):
+    def forward(self, tokens: Tensor) -> Tensor:
+        sys.exit("no such tokens")
+
+
+def exits_inside() -> nn.Module:
+    return nn.Sequential(Exits(48, 16))
+
+
+def interrupted() -> nn.Module:
+    raise KeyboardInterrupt
+
+
 @cache
 def traced(job: Job) -> TracedGraph:
     return trace(job, batch_for(job))
@@ -384,6 +402,8 @@ def test_a_known_graph_gives_the_tensors_of_this_jobs_seed() -> None:
         (mine("Mapped"), ["torch.func (vmap", "test_trace.py:"]),
         (mine("Splits"), ["depend on values", "aten.item.default", "or masks", "test_trace.py:"]),
         (mine("broken"), ["RuntimeError: no such weights", "test_trace.py:"]),
+        (mine("exits"), ["making model", "test_trace.py:", "it called sys.exit(3): let it raise an error"]),
+        (mine("exits_inside"), ["module '0'", "test_trace.py:", "it called sys.exit('no such tokens')"]),
         (mine("Frozen"), ["train at least one parameter"]),
         (job_of("transformers:GPT2Model", GPT2), ["labels", "the job's `loss`"]),
     ],
@@ -394,6 +414,11 @@ def test_what_cannot_be_traced_says_where_and_what_to_do(job: Job, parts: list[s
     for part in parts:
         assert part in str(caught.value)
     assert f"job {job.name}" in str(caught.value)
+
+
+def test_an_interrupt_stays_one() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trace(mine("interrupted"), batch_for(mine("interrupted")))
 
 
 @pytest.mark.parametrize(
