@@ -6,7 +6,7 @@
     host          workers          take ready updates (`runtime.updates`)
 
 A step that fails ends its job: its later steps are passed over (their events happen all the same, so
-nobody waits for ever) and all other jobs go on.
+nobody waits for ever) and all other jobs go on. What is recorded are the steps that were done.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from runtime.failures import Failures, describe
 from runtime.operations import KeptCells, Operation
 from runtime.program import Lane, Program, Segment
 from runtime.timelines import HostTimeline, Timeline
-from runtime.updates import Bound, HostUpdates, Part
+from runtime.updates import Bound, HostUpdates, Part, repetitions
 
 ComputeContext: TypeAlias = Callable[[str], AbstractContextManager[object]]
 """Device -> what its compute thread runs inside of (a test installs a dispatch mode by it)."""
 
 
 class Span(NamedTuple):
-    """When one step ran."""
+    """When one step was done."""
 
     site: int
     iteration: int
@@ -56,6 +56,8 @@ class Replay:
         self._begins = begins
         self._kept, self._failures, self._compute_context = kept, failures, compute_context
         self._stopping = False
+        self._undone: dict[Lane, set[int]] = {}
+        """Engine -> its steps, by their numbers on its stream, that failed or were passed over."""
         self._timelines: dict[Lane, Timeline] = {
             lane: HostTimeline() if lane.engine == "update" else self._stream(lane).timeline for lane in program.lanes
         }
@@ -74,23 +76,24 @@ class Replay:
                 thread.start()
             for thread in threads:
                 thread.join()
-        except BaseException as error:  # an interrupt: every engine ends after the step that it runs now
-            self._stop(error)
+        except BaseException:  # an interrupt: every engine ends after the step that it runs now
+            self._stop()
             for thread in threads:
                 _join(thread)
             raise
 
     def spans(self) -> Iterator[Span]:
-        """When each step ran, engine by engine; after `run`."""
+        """When each step that was done ran, engine by engine; after `run`."""
         for lane in self._engines():
-            spans = iter(self._stream(lane).spans())
-            for segment, steps in self._parts[lane]:
-                for repetition in range(segment.repeat):
-                    for bound in steps:
-                        yield Span(bound.site, segment.first_iteration + repetition, *next(spans))
+            spans, undone = enumerate(self._stream(lane).spans()), self._undone[lane]
+            for segment, repetition, bound in repetitions(self._parts[lane]):
+                number, span = next(spans)
+                if number not in undone:
+                    yield Span(bound.site, segment.first_iteration + repetition, *span)
         for ran, stream in zip(self._updates.ran, self._updates.streams, strict=True):
-            for (site, iteration), span in zip(ran, stream.spans(), strict=True):
-                yield Span(site, iteration, *span)
+            for update, span in zip(ran, stream.spans(), strict=True):
+                if update is not None:
+                    yield Span(*update, *span)
 
     def _engines(self) -> list[Lane]:
         return [lane for lane in self._parts if lane.engine != "update"]
@@ -113,10 +116,9 @@ class Replay:
             parts.append(Part(segment, tuple(steps)))
         return tuple(parts)
 
-    def _stop(self, error: BaseException) -> None:
+    def _stop(self) -> None:
+        """End the run: no step begins from here on. Whoever ends it says why."""
         self._stopping = True
-        for job in self._program.steps:
-            self._failures.add(job, "the run", error)
         self._updates.stop()
         for timeline in self._timelines.values():
             timeline.release()
@@ -130,34 +132,37 @@ class Replay:
             else:
                 self._run_steps(lane, None)
         except BaseException as error:
-            self._failures.fatal = error
-            self._stop(error)
+            self._failures.fatal = self._failures.fatal or error
+            self._stop()
 
     def _run_steps(self, lane: Lane, kept: KeptCells | None) -> None:
         stream, failed = self._stream(lane), self._failures.of
-        for segment, steps in self._parts[lane]:
-            for repetition in range(segment.repeat):
-                for bound in steps:
-                    if self._stopping:
-                        return
-                    for timeline, count, stride in bound.waits:
-                        stream.after(timeline, count + repetition * stride)
-                    stream.begin()
-                    if kept is not None and bound.site in self._begins:
-                        self._begins[bound.site]()
-                    self._perform(bound, stream, repetition, segment.first_iteration + repetition)
-                    if failed and kept is not None:
-                        kept.forget(failed)
-                    stream.end()
+        undone = self._undone[lane] = set()
+        for number, (segment, repetition, bound) in enumerate(repetitions(self._parts[lane])):
+            for timeline, count, stride in bound.waits:
+                stream.after(timeline, count + repetition * stride)
+            if self._stopping:  # then what it waited for may not have happened
+                return
+            stream.begin()
+            if kept is not None and bound.site in self._begins:
+                self._begins[bound.site]()
+            if not self._perform(bound, stream, repetition, segment.first_iteration + repetition):
+                undone.add(number)
+            if failed and kept is not None:
+                kept.forget(failed)
+            stream.end()
         stream.finish()
 
-    def _perform(self, bound: Bound, stream: Stream, repetition: int, iteration: int) -> None:
+    def _perform(self, bound: Bound, stream: Stream, repetition: int, iteration: int) -> bool:
+        """Whether the step was done: not where it fails, or its job has failed before."""
         if bound.job in self._failures.of:
-            return
+            return False
         try:
             bound.operation(stream, bound.training_step + repetition * bound.training_stride)
         except BaseException as error:  # whatever a model raises ends its job, and only its job
             self._failures.add(bound.job, describe(self._program.flow.sites[bound.site], iteration), error)
+            return False
+        return True
 
 
 def _join(thread: Thread) -> None:

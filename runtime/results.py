@@ -226,7 +226,8 @@ def _job_row(job: JobResult, directory: Path) -> dict[str, object]:
 
 
 Times = list[int] | None
-"""Start and finish of a step in microseconds; None: a drop, which takes no time."""
+"""Start and finish of a step in microseconds; None: a drop, which takes no time, or a step that was not done, since
+its job failed there or before."""
 
 
 def step_times(plan: Plan, trained: Trained) -> list[dict[str, object]]:

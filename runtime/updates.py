@@ -38,8 +38,9 @@ class Part(NamedTuple):
     steps: tuple[Bound, ...]
 
 
-Perform: TypeAlias = Callable[[Bound, Stream, int, int], None]
-"""(instruction, stream, repetition of its segment, iteration of its list): run it, or pass it over."""
+Perform: TypeAlias = Callable[[Bound, Stream, int, int], bool]
+"""(instruction, stream, repetition of its segment, iteration of its list): run it, or pass it over; whether it was
+done."""
 
 Order: TypeAlias = tuple[int, int, int]
 """Which comes first in the lists: (list, repetition, site)."""
@@ -51,7 +52,7 @@ class _SlabUpdates:
     def __init__(
         self, parts: Sequence[Part], timeline: HostTimeline, ready: Callable[[Order, _SlabUpdates], None]
     ) -> None:
-        self._rest = _repetitions(parts)
+        self._rest = repetitions(parts)
         self._ready = ready
         self.timeline = timeline
         self.bound: Bound
@@ -73,7 +74,8 @@ class _SlabUpdates:
         timeline.when(count + self.repetition * stride, lambda: self._wait(number + 1))
 
 
-def _repetitions(parts: Sequence[Part]) -> Iterator[tuple[Segment, int, Bound]]:
+def repetitions(parts: Sequence[Part]) -> Iterator[tuple[Segment, int, Bound]]:
+    """A lane's steps as they follow each other, each with its segment and that segment's repetition."""
     for segment, steps in parts:
         for repetition in range(segment.repeat):
             for bound in steps:
@@ -95,8 +97,8 @@ class HostUpdates:
             self._slabs.append(_SlabUpdates(parts, timeline, self._push))
         self._left = sum(len(steps) * segment.repeat for parts in lanes.values() for segment, steps in parts)
         self.streams = [CpuStream(None) for _ in range(workers)]
-        self.ran: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
-        """Worker -> (site, iteration) of the updates that it ran, as in its stream's spans."""
+        self.ran: list[list[tuple[int, int] | None]] = [[] for _ in range(workers)]
+        """Worker -> (site, iteration) of its updates, as in its stream's spans; None: failed, or passed over."""
 
     def threads(self) -> list[Thread]:
         """Threads to start; the first updates wait for their gradients from here on."""
@@ -135,8 +137,8 @@ class HostUpdates:
         while (slab := self._pop()) is not None:
             iteration = slab.segment.first_iteration + slab.repetition
             stream.begin()
-            self._perform(slab.bound, stream, slab.repetition, iteration)
+            done = self._perform(slab.bound, stream, slab.repetition, iteration)
             stream.end()
-            ran.append((slab.bound.site, iteration))
+            ran.append((slab.bound.site, iteration) if done else None)
             slab.timeline.advance()
             slab.arm()

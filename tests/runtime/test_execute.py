@@ -9,6 +9,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ from planner.frontend.data import open_data, order
 from planner.frontend.model import make_loss
 from plans.digests import facts_digest
 from plans.errors import InvalidPlanError, RunError, StalePlanError
-from plans.plan import Placement
+from plans.plan import Placement, Plan
+from plans.steps import Backward, Forward, SpillGradients, Update
 from plans.text import loads
 from plans.workload import Job, Target
 from runtime import execute, execution
@@ -168,18 +170,33 @@ def test_devices_that_are_not_there_are_refused(tmp_path: Path) -> None:
         execute(plan, tmp_path / "run")
 
 
-def test_a_job_that_fails_leaves_the_others_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "says"), [("rotten", "row {row} is rotten"), ("exiting", "item {row} failed: it called sys.exit(3)")]
+)
+def test_a_job_that_fails_leaves_the_others_results(data: str, says: str, tmp_path: Path) -> None:
     sound = {0, 5, 11, 17, 23}  # rows that the fingerprint looks at
     row = next(row for row in order(24, seed=3, epoch=0)[8:12].tolist() if row not in sound)  # read by step 2
-    broken = lm_job("b", data=Target(path="support.tinylm:rotten", arguments=(("row", row),)))
-    result = execute(real_plan([lm_job("a"), broken], repeat=4), tmp_path / "run")
+    broken = lm_job("b", data=Target(path=f"support.tinylm:{data}", arguments=(("row", row),)))
+    plan = real_plan([lm_job("a"), broken], repeat=4)
+    result = execute(plan, tmp_path / "run")
     assert [job.job for job in result.failed] == ["b"]
-    assert f"row {row} is rotten" in result.failed[0].error
+    assert says.format(row=row) in result.failed[0].error
     assert len(result.failed[0].losses) == 2
     assert_run_equals_plain_loop(lm_job("a"), tmp_path / "run")
     assert not (tmp_path / "run" / "weights" / "b").exists()
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert "Traceback" in record["failures"]["b"]
+    assert_not_recorded(plan, record, failed_at=2)
+
+
+def assert_not_recorded(plan: Plan, record: dict[str, Any], *, failed_at: int) -> None:
+    """Of job b's steps that need a batch: all before the iteration that failed are timed, none from there on."""
+    (phase,) = plan.phases
+    for iteration, cycle in enumerate(record["phases"][0]["cycle"]):
+        for times, step in zip(cycle, phase.cycle, strict=True):
+            if isinstance(step, Forward | Backward | SpillGradients | Update):
+                passed_over = step.job == "b" and iteration >= failed_at
+                assert (times is None) == passed_over, (iteration, step)
 
 
 class BrokenPipe(NoProgress):
@@ -231,12 +248,11 @@ def test_an_interrupt_ends_every_engine_soon(tmp_path: Path) -> None:
             if step == 3:
                 os.kill(os.getpid(), signal.SIGINT)  # to the main thread, as a terminal does
 
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            execute(plan, tmp_path / "run", progress=Interrupt())
-    finally:
-        signal.signal(signal.SIGINT, handler)
+        def fail(self, job: str, message: str) -> None:
+            pytest.fail(f"an interrupt is no failure of {job}: {message}")
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, tmp_path / "run", progress=Interrupt())
     assert threading.active_count() == before
     assert not list(tmp_path.iterdir())
 

@@ -55,15 +55,32 @@ def next_token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 class Rotten(Tokens):
     """Fails at one row."""
 
-    def __init__(self, row: int) -> None:
+    def __init__(self, row: int, error: BaseException) -> None:
         super().__init__(24, 8, 40)
-        self.row = row
+        self.row, self.error = row, error
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if index == self.row:
-            raise ValueError(f"row {index} is rotten")
+            raise self.error
         return super().__getitem__(index)
 
 
 def rotten(row: int) -> Rotten:
-    return Rotten(row)
+    return Rotten(row, ValueError(f"row {row} is rotten"))
+
+
+def exiting(row: int) -> Rotten:
+    return Rotten(row, SystemExit(3))
+
+
+class Talking(Tokens):
+    """Prints whenever it is asked for a row."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        print(f"row {index}")
+        return super().__getitem__(index)
+
+
+def talking(items: int = 24) -> Talking:
+    print("a talking data set")
+    return Talking(items, 8, 40)

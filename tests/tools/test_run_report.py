@@ -109,6 +109,7 @@ def test_a_failed_job_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["report", str(planted_run(tmp_path / "run", error="loss is NaN at step 2"))]) == 0
     shown = capsys.readouterr().out
     assert "a: loss is NaN at step 2" in shown and "1 of " in shown and "2 jobs failed: a, b" in shown
+    assert "Forward" in shown and "actual / predicted" not in shown, "less ran than was predicted"
 
 
 def test_what_is_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from plans.quantities import format_bytes, format_count, format_duration
 from tools.commands.arguments import Commands, add_json, command
-from tools.output import Output, figures, text
+from tools.output import Output, figures, names, text
 from tools.planfile import write_text
 from tools.run_report import JobReport, Report, kinds, read_report
 
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         write_text(arguments.timeline, compared_timeline(report))
         output.progress(f"timeline in {arguments.timeline}: open it with Perfetto")
-    output.json(_document(report))
+    output.json(report_document(report))
     show(report, output)
     output.end(run_summary(report), f"hydraplan report {report.directory} --timeline {report.directory}/timeline.json")
     return 0
@@ -43,8 +43,12 @@ def run_summary(report: Report) -> str:
     failed = [job.name for job in report.jobs if job.error is not None]
     return (
         f"Run: {format_count(len(report.jobs) - len(failed), 'job')} trained in {format_duration(report.makespan_us)} "
-        f"(predicted {format_duration(report.predicted_makespan_us)}, actual / predicted {_ratio(report)})"
-        + (f"; {format_count(len(failed), 'job')} failed: {', '.join(failed)}" if failed else "")
+        f"(predicted {format_duration(report.predicted_makespan_us)}"
+        + (
+            f"); {format_count(len(failed), 'job')} failed: {', '.join(failed)}"
+            if failed
+            else f", actual / predicted {_ratio(report.makespan_us, report.predicted_makespan_us)})"
+        )
     )
 
 
@@ -69,7 +73,7 @@ def show(report: Report, output: Output) -> None:
         for job in report.jobs
     ]
     columns = [
-        text("job"),
+        names("job"),
         *(figures(title) for title in ("shards", "steps", "first loss", "last loss")),
         *(figures(title) for title in ("predicted finish", "actual finish", "peak of its device / budget")),
     ]
@@ -78,6 +82,8 @@ def show(report: Report, output: Output) -> None:
 
 
 def _show_kinds(report: Report, output: Output) -> None:
+    """Steps that were done; no ratio where a job failed, since the others ran with less beside them than predicted."""
+    failed = any(job.error is not None for job in report.jobs)
     rows = [
         (
             kind.place,
@@ -85,14 +91,15 @@ def _show_kinds(report: Report, output: Output) -> None:
             f"{kind.count}",
             format_duration(kind.predicted_us),
             format_duration(kind.actual_us),
-            f"{kind.actual_us / kind.predicted_us:.2f}" if kind.predicted_us else "",
+            *(() if failed else (_ratio(kind.actual_us, kind.predicted_us),)),
         )
         for kind in kinds(report)
     ]
     columns = [
         text("place"),
         text("step"),
-        *(figures(title) for title in ("count", "predicted", "actual", "actual / predicted")),
+        *(figures(title) for title in ("count", "predicted", "actual")),
+        *(() if failed else (figures("actual / predicted"),)),
     ]
     output.table("Steps", columns, rows)
 
@@ -114,12 +121,14 @@ def _peak(report: Report, job: JobReport) -> str:
     return f"{format_bytes(fullest.peak_bytes)} / {format_bytes(fullest.budget_bytes)}"
 
 
-def _ratio(report: Report) -> str:
-    return f"{report.makespan_us / report.predicted_makespan_us:.2f}" if report.predicted_makespan_us else "-"
+def _ratio(actual_us: int, predicted_us: int) -> str:
+    return f"{actual_us / predicted_us:.2f}" if predicted_us else "-"
 
 
-def _document(report: Report) -> dict[str, object]:
+def report_document(report: Report) -> dict[str, object]:
+    """The run for programs."""
     return {
+        "run": str(report.directory),
         "predicted_makespan_us": report.predicted_makespan_us,
         "makespan_us": report.makespan_us,
         "jobs": [
