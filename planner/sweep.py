@@ -26,6 +26,8 @@ Key: TypeAlias = tuple[str, ...]
 SHORT = {"batch_size": "bs", "microbatches": "mb"}
 """Names of keys within a job's name, where they are not the key's last part."""
 NOT_SWEPT = ("name", "sweep")
+LONGEST = 32
+"""Characters that a value adds to a name, at most."""
 MOST_JOBS = 10_000
 """A larger grid is a slip: a list of thousands of values, or too many keys."""
 
@@ -123,10 +125,20 @@ def _part(label: str, index: int, value: Any) -> str:
         case bool():
             return label if value else f"no-{label}"
         case int() | float():
-            return f"{label}{value!r}"
+            return label + _short(_number(value), index)
         case str():
-            return re.sub(r"[^A-Za-z0-9._]+", "_", value).strip("_") or f"{label}{index}"
+            return _short(re.sub(r"[^A-Za-z0-9._]+", "_", value).strip("_"), index) or f"{label}{index}"
         case list() if all(isinstance(each, int | float) for each in value):
-            return label + "_".join(repr(each) for each in value)
+            return label + _short("_".join(_number(each) for each in value), index)
         case _:
             return f"{label}{index}"
+
+
+def _number(value: float) -> str:
+    """`0.001`, `1e30`: a name has no plus sign."""
+    return repr(value).replace("+", "")
+
+
+def _short(text: str, index: int) -> str:
+    """A long text's beginning, and which of the sweep's values it is."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}-no{index}"

@@ -1,6 +1,7 @@
 """The tables of a workload file: each key with its meaning, checked by pydantic, each mistake told in our words.
 
-A field's description is both the documentation of its key and what a mistake's message says is right.
+What a field means and what may be written there is both the documentation of its key and what a mistake's message
+says is right.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from plans.optimizer import ARGUMENTS
 from plans.quantities import parse_bytes, parse_rate
@@ -86,6 +88,15 @@ Rate = Annotated[int, BeforeValidator(_rate), Field(ge=1)]
 Argument = Annotated[Any, BeforeValidator(_argument)]
 
 
+NAME = "a unique name of letters, digits and . _ -, at most 100"
+RATE = 'a rate such as "12GB/s"'
+
+
+def key(meaning: str, allowed: str, **limits: Any) -> Any:
+    """A field of a table: what its value means, and what may be written."""
+    return Field(description=meaning, json_schema_extra={"allowed": allowed}, **limits)
+
+
 class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -93,12 +104,8 @@ class Table(BaseModel):
 class LinkTable(Table):
     """A bandwidth: a rate for both directions, or a table of both."""
 
-    load: Rate | None = Field(
-        default=None, description='host to device, a rate such as "12GB/s"; without it: as fast as copies are'
-    )
-    spill: Rate | None = Field(
-        default=None, description='device to host, a rate such as "12GB/s"; without it: as fast as copies are'
-    )
+    load: Rate | None = key("host to device (without it: as fast as copies are)", RATE, default=None)
+    spill: Rate | None = key("device to host (without it: as fast as copies are)", RATE, default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -109,40 +116,43 @@ class LinkTable(Table):
 
 
 class HostTable(Table):
-    memory: Size = Field(description='host memory that the run may take, a size such as "64GiB"')
-    update_workers: int = Field(
-        default=1, ge=1, le=1024, description="threads that run optimizer updates, a whole number from 1"
-    )
-    profile: str | None = Field(default=None, description="as cluster.profile, for the host's updates")
+    memory: Size = key("host memory that the run may take", 'a size such as "64GiB"')
+    update_workers: int = key("threads that run optimizer updates", "a whole number from 1", default=1, ge=1, le=1024)
+    profile: str | None = key("speeds of the host's updates", "as for cluster.profile", default=None)
 
 
 class DeviceTable(Table):
-    name: Name = Field(description="a unique name of letters, digits and . _ - (numbered from 0 where count is given)")
-    count: int | None = Field(default=None, ge=1, le=4096, description="how many equal devices, a whole number from 1")
-    backing: str = Field(
+    name: Name = key("numbered from 0 where count is given", NAME)
+    count: int | None = key("how many equal devices", "a whole number from 1", default=None, ge=1, le=4096)
+    backing: str = key(
+        "what the device is",
+        '"cpu", "cuda:N" (several may share one), or "cuda" (the device\'s own number)',
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
-        description='"cpu", "cuda:N" (several may share one), or "cuda": the device\'s own number',
     )
-    budget: Size = Field(description='memory that the device may use, a size such as "11GiB"')
-    link: str | None = Field(
-        default=None, description="the name of a link in cluster.links, shared with the other devices that name it"
+    budget: Size = key("memory that the device may use", 'a size such as "11GiB"')
+    link: str | None = key(
+        "shared with the other devices that name it", "the name of a link in cluster.links", default=None
     )
-    bandwidth: LinkTable | None = Field(
+    bandwidth: LinkTable | None = key(
+        "of a link of its own",
+        'a rate such as "12GB/s", or { load = "12GB/s", spill = "10GB/s" }',
         default=None,
-        description='of a link of its own: a rate such as "12GB/s", or { load = "12GB/s", spill = "10GB/s" }',
     )
-    profile: str | None = Field(default=None, description="as cluster.profile, for this device")
+    profile: str | None = key("speeds of this device", "as for cluster.profile", default=None)
 
 
 class ClusterTable(Table):
-    profile: str | None = Field(
+    profile: str | None = key(
+        "speeds",
+        'a file that `hydraplan profile -o FILE` wrote, or a catalogue entry such as "rtx-2080-ti"',
         default=None,
-        description='speeds: a file that `hydraplan profile -o FILE` wrote, or a catalogue entry such as "rtx-2080-ti"',
     )
-    links: dict[Name, LinkTable] = Field(default={}, description='links that devices share: { pcie = "24GB/s" }')
-    host: HostTable = Field(description="the table [cluster.host]")
-    devices: list[DeviceTable] = Field(min_length=1, description="at least one table [[cluster.devices]]")
+    links: dict[Name, LinkTable] = key(
+        "links that devices share", 'a table of rates such as { pcie = "24GB/s" }', default={}
+    )
+    host: HostTable = key("the host", "the table [cluster.host]")
+    devices: list[DeviceTable] = key("the devices", "at least one table [[cluster.devices]]", min_length=1)
 
 
 class TargetTable(Table):
@@ -151,9 +161,10 @@ class TargetTable(Table):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     __pydantic_extra__: dict[str, Argument]
 
-    call: str = Field(
+    call: str = key(
+        "what to import and call; all other keys are its arguments",
+        '"package.module:callable"',
         pattern=CALL,
-        description='what to import and call, "package.module:callable"; all other keys are its arguments',
     )
 
     @model_validator(mode="before")
@@ -171,26 +182,28 @@ class ModelTable(Table):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     __pydantic_extra__: dict[str, Argument]
 
-    call: str | None = Field(
+    call: str | None = key(
+        "what makes the model; all other keys are configuration values, or its arguments",
+        '"transformers:ClassName", or "package.module:callable"',
         default=None,
         pattern=CALL,
-        description='"transformers:ClassName" with configuration values, or "package.module:callable" with arguments',
     )
-    checkpoint: str | None = Field(
+    checkpoint: str | None = key(
+        "relative to the workload's folder; all other keys are configuration values that differ from the checkpoint's",
+        "a folder that transformers saved a model in",
         default=None,
         min_length=1,
-        description="a folder that transformers saved a model in, relative to the workload's; "
-        "all other keys are configuration values that differ from the checkpoint's",
     )
-    architecture: str | None = Field(
+    architecture: str | None = key(
+        "a checkpoint's class; without it: as saved",
+        "a class of transformers, or package.module:Class",
         default=None,
         pattern=r"^([A-Za-z_][\w.]*:)?[A-Za-z_][\w.]*$",
-        description="of a checkpoint: its class, of transformers or package.module:Class; without it: as saved",
     )
-    initialise: list[str] = Field(
-        default=[], description="of a checkpoint: tensors that it lacks, to start under the job's seed"
+    initialise: list[str] = key(
+        "tensors that a checkpoint lacks, to start under the job's seed", "a list of their names", default=[]
     )
-    ignore: list[str] = Field(default=[], description="of a checkpoint: tensors of it to leave out")
+    ignore: list[str] = key("tensors of a checkpoint to leave out", "a list of their names", default=[])
 
     @model_validator(mode="before")
     @classmethod
@@ -217,8 +230,8 @@ class OptimizerTable(Table):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     __pydantic_extra__: dict[str, Argument]
 
-    name: Literal["SGD", "Adam", "AdamW"] = Field(
-        description='one of "SGD", "Adam", "AdamW"; all other keys are its arguments in torch.optim'
+    name: Literal["SGD", "Adam", "AdamW"] = key(
+        "a class of torch.optim; all other keys are its arguments", 'one of "SGD", "Adam", "AdamW"'
     )
 
     @model_validator(mode="before")
@@ -241,10 +254,11 @@ class OptimizerTable(Table):
 class LengthsTable(Table):
     """Items of differing length: what they are padded to, and with what."""
 
-    buckets: list[int] = Field(min_length=1, description="lengths that batches are padded to, ascending whole numbers")
-    pad: dict[str, Annotated[Any, BeforeValidator(_pad)]] = Field(
+    buckets: list[int] = key("lengths that batches are padded to", "a list of ascending whole numbers", min_length=1)
+    pad: dict[str, Annotated[Any, BeforeValidator(_pad)]] = key(
+        "what fills up the items of each key that differ in length",
+        "a table such as { input_ids = 0, labels = -100 }",
         min_length=1,
-        description="what fills up the items of each key that differ in length: { input_ids = 0, labels = -100 }",
     )
 
     @model_validator(mode="after")
@@ -258,50 +272,44 @@ class LengthsTable(Table):
 
 
 class JobTable(Table):
-    name: Name = Field(description="a unique name of letters, digits and . _ - (a sweep appends its values)")
-    model: ModelTable = Field(
-        description=(
-            '{ call = "transformers:ClassName", ... } with configuration values, '
-            '{ call = "package.module:callable", ... } with arguments, or "path/to/checkpoint"'
-        )
+    name: Name = key("a sweep appends its values", NAME)
+    model: ModelTable = key(
+        "what is trained",
+        '{ call = "transformers:ClassName", ... } with configuration values, '
+        '{ call = "package.module:callable", ... } with arguments, or "path/to/checkpoint"',
     )
-    data: TargetTable = Field(description='{ call = "package.module:callable", ... } that returns a map-style data set')
-    loss: TargetTable | None = Field(
-        default=None,
-        description='{ call = "package.module:callable" }: loss(model, batch); without it: model(**batch).loss',
+    data: TargetTable = key("a map-style data set", '{ call = "package.module:callable", ... } that returns one')
+    loss: TargetTable | None = key(
+        "loss(model, batch); without it: model(**batch).loss", '{ call = "package.module:callable" }', default=None
     )
-    optimizer: OptimizerTable = Field(description='{ name = "AdamW", lr = 1e-3, ... }, or "SGD", "Adam"')
-    steps: int | None = Field(default=None, ge=1, description="training steps, a whole number from 1; or give epochs")
-    epochs: int | None = Field(
+    optimizer: OptimizerTable = key("of torch.optim", '{ name = "AdamW", lr = 1e-3, ... }, or "SGD", "Adam"')
+    steps: int | None = key("training steps; or give epochs", "a whole number from 1", default=None, ge=1)
+    epochs: int | None = key(
+        "passes over the data (an incomplete last batch is dropped); or give steps",
+        "a whole number from 1",
         default=None,
         ge=1,
-        description="passes over the data, a whole number from 1 (an incomplete last batch is dropped); or give steps",
     )
-    batch_size: int = Field(ge=1, description="samples in a training step, a whole number from 1")
-    microbatches: int = Field(
-        default=1,
-        ge=1,
-        description="equal slices of a batch whose gradients add up, a whole number that divides batch_size",
+    batch_size: int = key("samples in a training step", "a whole number from 1", ge=1)
+    microbatches: int = key(
+        "equal slices of a batch whose gradients add up", "a whole number that divides batch_size", default=1, ge=1
     )
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="of initial weights, dropout and data order; a whole number from 0"
+    seed: int = key(
+        "of initial weights, dropout and data order", "a whole number from 0, below 2^63", default=0, ge=0, lt=2**63
     )
-    threads: int = Field(
-        default=1,
-        ge=1,
-        le=1024,
-        description="CPU threads of one cell, a whole number from 1; part of the job's numerics",
+    threads: int = key(
+        "CPU threads of one cell; part of the job's numerics", "a whole number from 1 to 1024", default=1, ge=1, le=1024
     )
-    lengths: LengthsTable | None = Field(
+    lengths: LengthsTable | None = key(
+        "of items of differing length: a batch is padded to the smallest bucket that holds its longest item; "
+        "without it: all items are of one size",
+        "{ buckets = [64, 128], pad = { input_ids = 0, labels = -100 } }",
         default=None,
-        description=(
-            "{ buckets = [64, 128], pad = { input_ids = 0, labels = -100 } }: a batch is padded to the smallest bucket "
-            "that holds its longest item; without it: all items are of one size"
-        ),
     )
-    precision: Precision = Field(
+    precision: Precision = key(
+        "what is computed in which type",
+        '"fp32"; "bf16" (parameters in bf16, with fp32 masters); or "autocast" (bf16 where it is safe)',
         default="fp32",
-        description='"fp32"; "bf16": parameters in bf16, with fp32 masters; or "autocast": bf16 where it is safe',
     )
 
 
@@ -331,7 +339,7 @@ def check_table(
 
 
 def _explain(kind: type[Table], location: Location, detail: Any) -> str:
-    right = _description(kind, location)
+    right = _right(kind, location)
     match detail["type"]:
         case "missing":
             return f"missing; write {right}"
@@ -342,18 +350,23 @@ def _explain(kind: type[Table], location: Location, detail: Any) -> str:
         case "value_error":
             return str(detail["ctx"]["error"])
         case _:
-            return f"{detail['input']!r} is not right; write {right}"
+            return f"{detail['input']!r} is not allowed; write {right}"
 
 
-def _description(kind: type[Table], location: Location) -> str:
-    """What is right at a location: the innermost field's description."""
+def _right(kind: type[Table], location: Location) -> str:
+    """What may be written at a location, and what it means, by the innermost field."""
     text, table = "a table", kind
     for part in location:
         field = table.model_fields.get(str(part))
         if field is not None:
-            text = field.description or text
+            text = f"{_allowed(field)} ({field.description})"
             table = _inner(field.annotation) or table
     return text
+
+
+def _allowed(field: FieldInfo) -> str:
+    assert isinstance(field.json_schema_extra, dict)
+    return str(field.json_schema_extra["allowed"])
 
 
 def _table_at(kind: type[Table], location: Location) -> type[Table]:
@@ -376,10 +389,11 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def keys(kind: type[Table] = ClusterTable, base: str = "cluster") -> Iterator[tuple[str, str]]:
-    """(key, meaning) of every key of a table and of the tables in it, in order; the README lists them."""
+def keys(kind: type[Table] = ClusterTable, base: str = "cluster") -> Iterator[tuple[str, str, str]]:
+    """(key, meaning, what may be written) of every key of a table and of the tables in it, in order; the README lists
+    them."""
     for name, field in kind.model_fields.items():
         inner = _inner(field.annotation)
-        yield f"{base}.{name}", field.description or ""
+        yield f"{base}.{name}", field.description or "", _allowed(field)
         if inner is not None and inner in (HostTable, DeviceTable, ModelTable):
             yield from keys(inner, f"{base}.{name}")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from planner.sweep import expand
 from planner.workload_file import load, parse
-from planner.workload_tables import ClusterTable, JobTable, keys
+from planner.workload_tables import ClusterTable, JobTable, Name, keys
 from plans.errors import WorkloadError
 from plans.workload import Checkpoint, Job, Lengths, Profile, Target, Workload
 
@@ -97,7 +101,7 @@ def test_lengths() -> None:
         ("{ buckets = [8, 4], pad = { x = 0 } }", "jobs[0].lengths", "buckets [8, 4] have to ascend"),
         ("{ buckets = [0], pad = { x = 0 } }", "jobs[0].lengths", "have to ascend, from 1"),
         ("{ buckets = [], pad = { x = 0 } }", "jobs[0].lengths.buckets", "lengths that batches are padded to"),
-        ("{ buckets = [4] }", "jobs[0].lengths.pad", "missing; write what fills up"),
+        ("{ buckets = [4] }", "jobs[0].lengths.pad", "missing; write a table such as { input_ids = 0"),
         ("{ buckets = [4], pad = {} }", "jobs[0].lengths.pad", "what fills up the items"),
         ("{ buckets = [4], pad = { x = nan } }", "jobs[0].lengths.pad.x", "nan cannot fill up an item"),
         ("{ buckets = [4], pad = { x = 'a' } }", "jobs[0].lengths.pad.x", "'a' cannot fill up an item"),
@@ -164,10 +168,26 @@ def test_a_sweep_is_a_grid_of_named_jobs() -> None:
         ("model.seed = [1]\nseed = [2, 3]", ["small-model.seed1-seed2", "small-model.seed1-seed3"]),
         ('model.activation_function = ["gelu new", "relu"]', ["small-gelu_new", "small-relu"]),
         ("optimizer.betas = [[0.9, 0.95]]", ["small-betas0.9_0.95"]),
+        (
+            "optimizer.lr = [1e30, 1e-30, -1e30, 1.0, 1]",
+            [f"small-lr{each}" for each in ("1e30", "1e-30", "-1e30", "1.0", "1")],
+        ),
+        (f"model.n_layer = [{'9' * 80}, {'9' * 81}]", [f"small-n_layer{'9' * 16}-no{each}" for each in (0, 1)]),
     ],
 )
 def test_names_of_a_sweep(sweep: str, names: list[str]) -> None:
     assert [job.name for job in read(CLUSTER + JOB + "[jobs.sweep]\n" + sweep).jobs] == names
+
+
+@given(st.lists(st.integers() | st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+def test_any_numbers_give_names_that_are_valid_and_distinct(values: list[int | float]) -> None:
+    distinct = list({(type(value), value): value for value in values}.values())
+    points, problems = expand({"name": "small", "sweep": {"optimizer.lr": distinct}}, "jobs[0]")
+    assert not problems
+    found = [point.table["name"] for point in points]
+    assert len(set(found)) == len(distinct)
+    for name in found:
+        assert TypeAdapter(Name).validate_python(name) == name
 
 
 def test_epochs_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +208,11 @@ def test_every_mistake_at_once() -> None:
     assert found == [
         "jbos: unknown key; did you mean 'jobs'?",
         "cluster.host.memory: '64': write a size with its unit, such as 11GiB or 512 MB",
-        'cluster.devices[0].budget: missing; write memory that the device may use, a size such as "11GiB"',
+        'cluster.devices[0].budget: missing; write a size such as "11GiB" (memory that the device may use)',
         "cluster.devices[0].buget: unknown key; did you mean 'budget'?",
         "jobs[0].optimizer: AdamW takes no 'lrr'; did you mean 'lr'?; "
         "it takes amsgrad, betas, eps, lr, maximize, weight_decay",
-        "jobs[0].batch_size: 'eight' is not right; write samples in a training step, a whole number from 1",
+        "jobs[0].batch_size: 'eight' is not allowed; write a whole number from 1 (samples in a training step)",
         "jobs[0].step: unknown key; did you mean 'steps'?",
     ]
 
@@ -222,7 +242,12 @@ def test_every_mistake_at_once() -> None:
         ("[[jobs]]", "[job]", "jobs", "[[jobs]]"),
         ("[cluster]", "[clutser]", "clutser", "did you mean 'cluster'?"),
         ("microbatches = 4", "precision = 'fp64'", "jobs[0].precision", '"autocast"'),
-        ("microbatches = 4", "seed = -1", "jobs[0].seed", "whole number from 0"),
+        (
+            "microbatches = 4",
+            "seed = -1",
+            "jobs[0].seed",
+            "-1 is not allowed; write a whole number from 0, below 2^63 (",
+        ),
     ],
 )
 def test_a_mistake_names_its_place_and_what_is_right(old: str, new: str, path: str, says: str) -> None:
@@ -305,5 +330,5 @@ def test_mistakes_about_checkpoints_are_told() -> None:
 
 def test_the_readme_lists_every_key() -> None:
     readme = (ROOT / "README.md").read_text()
-    for key, meaning in [*keys(ClusterTable, "cluster"), *keys(JobTable, "jobs")]:
-        assert f"| `{key}` | {meaning}" in readme, key
+    for key, meaning, allowed in [*keys(ClusterTable, "cluster"), *keys(JobTable, "jobs")]:
+        assert f"| `{key}` | {meaning} | {allowed} |" in readme, key
