@@ -62,15 +62,16 @@ class Finding:
     """One thing wrong in a plan file."""
 
     pointer: str
-    """JSON pointer (RFC 6901)."""
+    """JSON pointer (RFC 6901); empty where no single value is meant."""
     line: int | None
     """Line of the file, from 1; None where the plan did not come from a file."""
     cause: str
     remedy: str
 
     def __str__(self) -> str:
-        where = f"line {self.line}, {self.pointer}" if self.line is not None else self.pointer or "/"
-        return f"{where}: {self.cause}; {self.remedy}"
+        line = f"line {self.line}" if self.line is not None else ""
+        where = ", ".join(part for part in (line, self.pointer) if part)
+        return f"{where or '/'}: {self.cause}; {self.remedy}"
 
 
 class InvalidPlanError(HydraplanError):

@@ -1,6 +1,6 @@
 """hydraplan: plan the training of many large models on few small devices, then replay the plan.
 
-    exit code   0 done   1 error   2 usage   3 infeasible   4 invalid plan   5 stale plan
+    exit code   0 done   1 error   2 usage   3 infeasible   4 invalid plan   5 stale plan   130 interrupted
 
 Results go to stdout, progress and errors to stderr. HYDRAPLAN_TRACEBACK=1 shows where an error came from.
 """
@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from plans.errors import HydraplanError
@@ -34,6 +35,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
+    with ExitStack() as stack:
+        # Where a stream is closed (>&-) Python has none, and print would take the other in its place.
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        if sys.stdout is None:
+            stack.enter_context(redirect_stdout(nowhere))
+        if sys.stderr is None:
+            stack.enter_context(redirect_stderr(nowhere))
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     chosen = parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is about inference; ask for it where wanted
     try:
@@ -50,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _show_traceback()
         print(f"error: {_unexpected(error)}", file=sys.stderr)
         return 1
@@ -62,7 +74,7 @@ def _show_traceback() -> None:
         traceback.print_exc()
 
 
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: BaseException) -> str:
     """An error that is none of ours, in one line: what, where, and how to learn more."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

@@ -1,7 +1,8 @@
 """What commands print: results on stdout, progress on stderr, a summary last and after it the next command.
 
 Tables and colour are for people: rich leaves colour out where stdout is a pipe or NO_COLOR is set, and a pipe
-gets lines as wide as the table is. With `--json` stdout holds one JSON document and nothing else.
+gets lines as wide as the table is. With `--json` stdout holds one JSON document and nothing else: what the user's code
+prints goes to stderr then.
 """
 
 from __future__ import annotations
@@ -9,25 +10,16 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING
 
-PIPE_COLUMNS = 200
+from tools.table import Column, figures, fitted, names, natural, records, text, total
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    title: str
-    figures: bool = False
-    """Right-aligned."""
-
-
-def text(title: str) -> Column:
-    return Column(title=title)
-
-
-def figures(title: str) -> Column:
-    return Column(title=title, figures=True)
+__all__ = ["Column", "Output", "figures", "names", "text"]
 
 
 class Output:
@@ -46,24 +38,19 @@ class Output:
         """A table of the result; nothing where it has no rows."""
         if self.as_json or not rows:
             return
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(column.title, justify="right" if column.figures else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
         if sys.stdout.isatty():
-            Console(highlight=False).print(table)
-            return
-        # In a pipe a line is as long as it needs to be, and ends with its last character.
-        rendered = io.StringIO()
-        Console(file=rendered, width=PIPE_COLUMNS, color_system=None, highlight=False).print(table)
-        for line in rendered.getvalue().splitlines():
-            print(line.rstrip(), file=sys.stdout)
+            _to_terminal(title, columns, rows)
+        else:
+            _to_pipe(title, columns, rows)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around what runs the user's code: where stdout is for programs, what that code prints goes to stderr."""
+        if self.as_json:
+            with redirect_stdout(sys.stderr):
+                yield
+        else:
+            yield
 
     def json(self, document: object) -> None:
         """The result for programs."""
@@ -82,3 +69,38 @@ class Output:
             if next_command is not None:
                 print(f"Next: {next_command}", file=sys.stdout)
             sys.stdout.flush()
+
+
+def _to_terminal(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    widths = fitted(columns, rows, console.width)
+    console.print(title, style="bold")
+    if widths is not None:
+        console.print(_table(columns, rows, widths))
+    else:
+        print("", *records(columns, rows, console.width), "", sep="\n", file=sys.stdout)
+
+
+def _to_pipe(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A line is as long as it needs to be, and ends with its last character."""
+    from rich.console import Console
+
+    widths = natural(columns, rows)
+    rendered = io.StringIO()
+    Console(file=rendered, width=total(widths), color_system=None, highlight=False).print(_table(columns, rows, widths))
+    print(title, *(line.rstrip() for line in rendered.getvalue().splitlines()), sep="\n", file=sys.stdout)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column.title, justify="right" if column.figures else "left", overflow="fold", width=width)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

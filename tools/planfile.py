@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from plans.check import verify
 from plans.errors import Finding, InvalidPlanError, StalePlanError, WorkloadError
 from plans.plan import Plan
 from plans.text import Document, dumps, loads
+from tools.output import Output
 
 
 def read_plan(path: Path) -> Document:
@@ -24,6 +26,18 @@ def read_plan(path: Path) -> Document:
             [Finding(pointer="", line=1, cause=f"not UTF-8 text ({error.reason})", remedy="restore the file")]
         ) from None
     return loads(text)
+
+
+def read_sound_plan(path: Path, output: Output) -> Document:
+    """Read a plan file that has to hold. Raises as `read_plan` does, and InvalidPlanError with all that is wrong with
+    the plan, which `output` gets too where it is for programs."""
+    try:
+        document = read_plan(path)
+        verify(document)
+    except InvalidPlanError as error:
+        output.json({"valid": False, "findings": [asdict(each) for each in error.findings]})
+        raise
+    return document
 
 
 def write_plan(plan: Plan, path: Path, notes: Mapping[str, str] | None = None) -> None:

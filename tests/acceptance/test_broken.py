@@ -23,7 +23,7 @@ from runtime import execution
 from tools.cli import main
 
 Json = Any
-FINDING = re.compile(r"(?:error: )?line (\d+), ((?:/[^\s:]+)*): (.+); (.+)")
+FINDING = re.compile(r"(?:error: )?line (\d+)(?:, ((?:/[^\s:]+)+))?: (.+); (.+)")
 INVALID, STALE = 4, 5
 
 
@@ -67,7 +67,7 @@ def refused(
             match = FINDING.fullmatch(line)
             assert match, line
             number, pointer, cause, remedy = match.groups()
-            found.append(Found(int(number), pointer, cause, remedy))
+            found.append(Found(int(number), pointer or "", cause, remedy))
         assert found
         for each in found:
             assert stands_at(text, each), each
@@ -257,6 +257,25 @@ def test_broken(case: Case, planned: str, refused: Callable[[str, int], list[Fou
     ), found
 
 
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
+def test_inspect_says_what_check_says(
+    case: Case, planned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, path = Text(planned), tmp_path / "plan.json"
+    case.edit(text)
+    path.write_text(str(text))
+    said = {}
+    for command in ("check", "inspect"):
+        for form in ([], ["--json"]):
+            assert main([command, str(path), *form]) == INVALID
+            shown = capsys.readouterr()
+            said[command, bool(form)] = (shown.out, shown.err)
+    assert said["inspect", False] == said["check", False]
+    assert said["inspect", True] == said["check", True]
+    assert said["inspect", False][0] == "", "no table of a plan that does not hold"
+    assert case.cause in said["inspect", False][1]
+
+
 def test_there_are_at_least_twenty_kinds() -> None:
     assert len(BROKEN) + len(DRIFTED) >= 20
 
@@ -287,7 +306,8 @@ def test_a_syntax_error_alone(planned: str, refused: Callable[[str, int], list[F
     text.sub(number, '"op": "forward",', '"op": "forward"')
     (found,) = refused(str(text), INVALID)
     assert found.line == number + 1
-    assert "not JSON" in found.cause
+    assert found.cause.startswith("not JSON: ")
+    assert found.pointer == ""
 
 
 # -- stale --------------------------------------------------------------------------------------------

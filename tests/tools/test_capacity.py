@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from tools.cli import main
 from tools.commands import capacity
 
 NEEDED = 6 * MIB
+NOTICE = "data d: the last 2 of each epoch's order are dropped"
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def planner(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
         return toy_plan(workload, toy_layout())
 
     pipeline = ModuleType("planner.pipeline")
-    pipeline.__dict__.update(plan=plan, study=lambda jobs, **options: None)
+    pipeline.__dict__.update(plan=plan, study=lambda jobs, **options: SimpleNamespace(notices=[NOTICE]))
     monkeypatch.setitem(sys.modules, "planner.pipeline", pipeline)
     monkeypatch.setattr("planner.workload_file.load", lambda path: replace(toy_workload(2), cluster=toy_cluster(1)))
     return asked
@@ -58,10 +59,12 @@ def test_a_table_of_candidates(planner: list[Workload], capsys: pytest.CaptureFi
 def test_for_programs(planner: list[Workload], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["capacity", "w.toml", "--devices", "1", "--memory", "4MiB,64MiB", "--json"]) == 0
     shown = capsys.readouterr()
-    small, large = json.loads(shown.out)["candidates"]
+    document = json.loads(shown.out)
+    assert document["notices"] == [NOTICE]
+    small, large = document["candidates"]
     assert (small["fits"], small["missing_bytes"], small["makespan_us"]) == (False, 2 * MIB, None)
     assert large["fits"] and large["makespan_us"] >= large["lower_bound_us"] > 0 and large["host_peak_bytes"] > 0
-    assert shown.err.splitlines() == ["plan for 1 device of 4.0 MiB", "plan for 1 device of 64.0 MiB"]
+    assert shown.err.splitlines() == [NOTICE, "plan for 1 device of 4.0 MiB", "plan for 1 device of 64.0 MiB"]
 
 
 def test_where_nothing_fits(planner: list[Workload], capsys: pytest.CaptureFixture[str]) -> None:

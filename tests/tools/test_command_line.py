@@ -177,13 +177,35 @@ def test_no_traceback_but_on_demand(plan_file: Path, tmp_path: Path) -> None:
     assert loud.returncode == 4 and "Traceback" in loud.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_no_harm(closed: str, plan_file: Path) -> None:
+    line = f'"{sys.executable}" -m tools check "{plan_file}" {closed}'
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    plan_file.write_text("{")
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, ""), "an error is no result"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit(None), KeyError("surprise")])
+def test_a_command_never_ends_without_a_word(
+    error: BaseException, plan_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(document: Document) -> None:
+        raise error
+
+    monkeypatch.setattr("tools.planfile.verify", broken)
+    assert main(["check", str(plan_file)]) == 1
+    assert f"unexpected {type(error).__name__} in test_command_line.py" in capsys.readouterr().err
+
+
 def test_an_unexpected_error_is_one_line(
     plan_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(document: Document) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("tools.commands.check.verify", broken)
+    monkeypatch.setattr("tools.planfile.verify", broken)
     monkeypatch.delenv("HYDRAPLAN_TRACEBACK", raising=False)
     assert main(["check", str(plan_file)]) == 1
     shown = capsys.readouterr().err

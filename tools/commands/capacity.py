@@ -76,10 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.workload_file import load
 
     output = Output(as_json=arguments.json, quiet=arguments.quiet)
-    workload = load(arguments.workload)
-    from planner.pipeline import plan, study
+    with output.working():
+        workload = load(arguments.workload)
+        from planner.pipeline import plan, study
 
-    studied = study(workload.jobs, report=output.progress)
+        studied = study(workload.jobs, report=output.progress)
+    for notice in studied.notices:
+        output.progress(notice)
     options = solver_options(arguments)
     found: list[Candidate] = []
     for budget_bytes in arguments.memory:
@@ -94,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             found.append(
                 Candidate(devices=devices, budget_bytes=budget_bytes, plan=made, refusal=refusal, missing_bytes=missing)
             )
-    output.json({"candidates": [_document(each) for each in found]})
+    output.json({"notices": list(studied.notices), "candidates": [_document(each) for each in found]})
     _show(found, output)
     fitting = [each for each in found if each.plan is not None]
     output.end(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from plans.check import verify
 from plans.digests import lists_edited
-from plans.errors import InvalidPlanError
 from plans.plan import Plan, Predictions
 from plans.quantities import format_bytes, format_count, format_duration
 from plans.simulate import predict
 from tools.commands.arguments import Commands, add_json, add_plan, command
 from tools.output import Output
-from tools.planfile import read_plan
+from tools.planfile import read_sound_plan
 from tools.summary import plan_summary
 
 TEXT = """Prove that a plan holds, without torch.
@@ -32,13 +30,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     output = Output(as_json=arguments.json)
-    try:
-        document = read_plan(arguments.plan)
-        verify(document)
-    except InvalidPlanError as error:
-        output.json({"valid": False, "findings": [asdict(each) for each in error.findings]})
-        raise
-    plan = document.plan
+    plan = read_sound_plan(arguments.plan, output).plan
     now = predict(plan)
     edited, changes = lists_edited(plan), differences(plan.predictions, now)
     output.json({"valid": True, "findings": [], "lists_edited": edited, "predictions_changed": changes})

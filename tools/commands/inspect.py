@@ -7,18 +7,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from planner.rates import split
-from plans.digests import decisions_edited, lists_edited
+from plans.digests import lists_edited
 from plans.facts import Layout
 from plans.plan import Placement, Plan
 from plans.quantities import format_bytes, format_count, format_duration, format_percent
 from plans.simulate import Simulation, simulate
 from tools.commands.arguments import Commands, add_json, add_plan, command
-from tools.output import Output, figures, text
-from tools.planfile import lines_of, read_plan, write_text
+from tools.output import Output, figures, names, text
+from tools.planfile import read_sound_plan, write_text
 from tools.summary import plan_summary
 from tools.timeline import predicted_timeline
 
 TEXT = """Show a plan: jobs, devices, phases, peaks, makespan, gap.
+
+The plan has to hold: where it does not, tells what hydraplan check does.
 
 --timeline writes the predicted run in Chrome-trace form, which Perfetto opens: one process per device, one track
 per engine, arrows from load to use, memory as a counter."""
@@ -32,22 +34,15 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    document = read_plan(arguments.plan)
     output = Output(as_json=arguments.json)
-    plan = document.plan
-    with lines_of(document):
-        simulation = simulate(plan)
+    plan = read_sound_plan(arguments.plan, output).plan
+    simulation = simulate(plan)
     if arguments.timeline is not None:
         write_text(arguments.timeline, predicted_timeline(plan, simulation))
         output.progress(f"timeline in {arguments.timeline}: open it with Perfetto")
     output.json(_document(plan, simulation))
     show(plan, simulation, output)
-    if decisions_edited(plan):
-        output.end(
-            f"Plan: {plan_summary(plan)}; its decisions were edited and its lists are out of date",
-            f"hydraplan plan --from {arguments.plan} -o {arguments.plan}",
-        )
-    elif lists_edited(plan):
+    if lists_edited(plan):
         output.end(f"Plan: {plan_summary(plan)}; its lists were edited", f"hydraplan check {arguments.plan}")
     else:
         output.end(
@@ -100,7 +95,7 @@ def _show_jobs(plan: Plan, output: Output) -> None:
             )
         )
     columns = [
-        text("job"),
+        names("job"),
         text("graph"),
         figures("parameters"),
         figures("shards"),
@@ -131,7 +126,7 @@ def _show_devices(plan: Plan, output: Output) -> None:
         if said.device in budgets
     ]
     columns = [
-        text("device"),
+        names("device"),
         text("backing"),
         *(figures(title) for title in ("budget", "peak", "arena", "workspace", "kept", "compute", "load", "spill")),
     ]
@@ -157,8 +152,8 @@ def _show_phases(plan: Plan, simulation: Simulation, output: Output) -> None:
             )
     columns = [
         *(figures(title) for title in ("phase", "cycles", "time")),
-        text("device"),
-        text("job"),
+        names("device"),
+        names("job"),
         *(figures(title) for title in ("steps", "resident", "kept", "updated on device")),
     ]
     output.table("Phases", columns, rows)
@@ -216,6 +211,5 @@ def _document(plan: Plan, simulation: Simulation) -> dict[str, object]:
         ],
         "predictions": asdict(plan.predictions),
         "solver": asdict(plan.solver),
-        "decisions_edited": decisions_edited(plan),
         "lists_edited": lists_edited(plan),
     }

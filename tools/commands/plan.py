@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from plans.errors import WorkloadError
 from plans.plan import Plan
-from tools.commands.arguments import Commands, add_quiet, add_solver, command, solver_options
+from tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
 from tools.output import Output
 from tools.planfile import check_output, lines_of, read_plan, write_plan
 from tools.summary import plan_summary
@@ -31,24 +33,28 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         help="with --from: make new lists even where the plan's were edited",
     )
     add_solver(parser)
+    add_json(parser)
     add_quiet(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    output = Output(quiet=arguments.quiet)
+    output = Output(as_json=arguments.json, quiet=arguments.quiet)
     if (arguments.workload is None) == (arguments.source is None):
         raise WorkloadError("name either a WORKLOAD or --from PLAN")
     if arguments.discard_edited_lists and arguments.source is None:
         raise WorkloadError("--discard-edited-lists belongs to --from PLAN")
     check_output(arguments.output, arguments.workload)
-    made = _replan(arguments, output) if arguments.source is not None else _plan(arguments, output)
+    with output.working():
+        made, notices = _replan(arguments, output) if arguments.source is not None else _plan(arguments, output)
+    output.json(_document(arguments.output, made, notices))
     output.end(
         f"Plan: {plan_summary(made)}", f"hydraplan execute {arguments.output} -o {arguments.output.with_suffix('.run')}"
     )
     return 0
 
 
-def _plan(arguments: argparse.Namespace, output: Output) -> Plan:
+def _plan(arguments: argparse.Namespace, output: Output) -> tuple[Plan, Sequence[str]]:
+    """The plan, and what the user should know of the data."""
     from planner.workload_file import load
 
     workload = load(arguments.workload)  # before torch is imported, so that a mistake is told at once
@@ -59,10 +65,10 @@ def _plan(arguments: argparse.Namespace, output: Output) -> Plan:
         output.progress(notice)
     made = plan(workload, solver=solver_options(arguments), studied=studied, report=output.progress)
     write_plan(made, arguments.output)
-    return made
+    return made, studied.notices
 
 
-def _replan(arguments: argparse.Namespace, output: Output) -> Plan:
+def _replan(arguments: argparse.Namespace, output: Output) -> tuple[Plan, Sequence[str]]:
     document = read_plan(arguments.source)
     from planner.pipeline import replan
 
@@ -71,4 +77,16 @@ def _replan(arguments: argparse.Namespace, output: Output) -> Plan:
     # Notes sit on what people edit; those on steps would point into lists that are no more.
     notes = {pointer: note for pointer, note in document.notes.items() if not pointer.startswith("/phases")}
     write_plan(made, arguments.output, notes)
-    return made
+    return made, ()
+
+
+def _document(path: Path, made: Plan, notices: Sequence[str]) -> dict[str, object]:
+    return {
+        "plan": str(path),
+        "notices": list(notices),
+        "jobs": [job.name for job in made.workload.jobs],
+        "devices": [device.name for device in made.workload.cluster.devices],
+        "phases": len(made.phases),
+        "predictions": asdict(made.predictions),
+        "solver": asdict(made.solver),
+    }
