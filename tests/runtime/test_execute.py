@@ -238,6 +238,7 @@ def test_finished_weights_outlive_what_goes_wrong_afterwards(tmp_path: Path, mon
     assert (tmp_path / "other" / "weights" / "a" / "model.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_every_engine_soon(tmp_path: Path) -> None:
     """After the step that it runs, not after the steps that are left."""
     before = threading.active_count()

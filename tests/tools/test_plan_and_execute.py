@@ -72,6 +72,7 @@ def test_a_broken_plan_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "forwards" in found["findings"][0]["cause"]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
