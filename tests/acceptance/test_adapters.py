@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from support.drawn import Coverage, draw_phase
-from support.whole import Result, cluster, facts_of, plain_loop, plan_of, run, traced, whole_job
+from support.whole import Draws, cluster, plain_loop, run, traced, whole_job
 from torch import Tensor
 
 from planner.frontend import trace as tracing
-from planner.frontend.build import Known, build
-from planner.frontend.data import open_data
 from planner.frontend.model import make_model
 from planner.frontend.program import ShardedGraph
-from planner.frontend.traced import Placeholder, TracedGraph
+from planner.frontend.traced import Placeholder
 from planner.pipeline import plan
 from plans.check import check
 from plans.facts import Facts, ShardFacts, SlabFacts
-from plans.plan import Plan
 from plans.steps import Backward, Load, Spill, SpillGradients, Update
 from plans.workload import Job, Target, Workload
-from runtime import cpu, prepare
+from runtime import cpu
 from runtime.store import HostStore
 
 DRAWN_PLANS = 12
@@ -45,53 +40,20 @@ def guided_job() -> Job:
     )
 
 
-def drawn(job: Job, facts: Facts, random: Random, coverage: Coverage) -> Plan:
-    where = cluster()
-    phase = draw_phase(
-        job.name,
-        facts.layouts[0],
-        microbatches=job.microbatches,
-        devices=[each.name for each in where.devices],
-        steps=job.steps,
-        random=random,
-        coverage=coverage,
-    )
-    return plan_of(job, facts, [phase], where)
-
-
-def cut(job: Job, graph: TracedGraph, random: Random, cuts: int = 5) -> Facts:
-    return facts_of(job, graph, tuple(sorted(random.sample(graph.cut_positions, cuts))))
-
-
-@cache
-def graph_of(job: Job) -> TracedGraph:
-    return traced(job)
-
-
-@cache
-def known(job: Job) -> Known:
-    return Known.of(*build(job, open_data(job).microbatch(0, 0)))
-
-
-def share_model(job: Job, monkeypatch: pytest.MonkeyPatch) -> TracedGraph:
-    """The job is one and the same in all runs: its model is traced once here, not once a plan."""
-    shared = known(job)
-    monkeypatch.setattr(prepare, "build", lambda job, batch, known: build(job, batch, known=shared))
-    return graph_of(job)
+def some(draws: Draws, random: Random) -> Facts:
+    """Cuts into six shards."""
+    return draws.cut(random.sample(draws.graph.cut_positions, 5))
 
 
 # -- bits ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("job", [lora_job(), guided_job()], ids=lambda job: job.name)
-def test_equals_the_plain_loop(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    expected = plain_loop(job)
-    graph, random, coverage = share_model(job, monkeypatch), Random(job.name), Coverage()
-    for number in range(3):
-        found = run(drawn(job, cut(job, graph, random), random, coverage), tmp_path / str(number))[job.name]
-        assert found.losses == expected.losses
-        assert found.same_bits(expected)
-    assert "no backward" in coverage.seen
+def test_equals_the_plain_loop(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws, random = Draws.of(job, monkeypatch, expected=plain_loop(job)), Random(job.name)
+    for _ in range(3):
+        draws.train(draws.draw(some(draws, random), random))
+    assert "no backward" in draws.coverage.seen
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -106,18 +68,14 @@ def test_peft_equals_the_plain_loop(tmp_path: Path) -> None:
     assert not all(shard.has_backward for shard in made.facts.layouts[0].shards)
 
 
-def test_every_valid_plan_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_valid_plan_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout, four microbatches; plans drawn over all that may differ between them."""
     job = whole_job("support.adapters:lora_llama", {"dropout": 0.2}, name="drawn", microbatches=4, steps=2)
-    graph, random, coverage = share_model(job, monkeypatch), Random(3), Coverage()
-    choices = [cut(job, graph, random) for _ in range(2)]
-    results: list[Result] = []
-    for number in range(DRAWN_PLANS):
-        made = drawn(job, random.choice(choices), random, coverage)
-        results.append(run(made, tmp_path / str(number))[job.name])
-        assert results[-1].losses == results[0].losses
-        assert results[-1].same_bits(results[0])
-    assert coverage.seen >= {
+    draws, random = Draws.of(job, monkeypatch), Random(3)
+    choices = [some(draws, random) for _ in range(2)]
+    for _ in range(DRAWN_PLANS):
+        draws.train(draws.draw(random.choice(choices), random))
+    assert draws.coverage.seen >= {
         "two devices in one job",
         "kept",
         "recomputed",
@@ -129,7 +87,7 @@ def test_every_valid_plan_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, t
     }
 
 
-def test_training_every_parameter_is_another_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_training_every_parameter_is_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
     job = lora_job()
     expected = plain_loop(job)
 
@@ -137,8 +95,8 @@ def test_training_every_parameter_is_another_result(monkeypatch: pytest.MonkeyPa
         return Placeholder(**fields | {"trainable": fields["role"] == "parameter"})  # type: ignore[arg-type]
 
     monkeypatch.setattr(tracing, "Placeholder", naive)
-    random = Random(1)
-    found = run(drawn(job, cut(job, traced(job), random), random, Coverage()), tmp_path / "run")[job.name]
+    draws, random = Draws(job=job, graph=traced(job)), Random(1)
+    found = draws.train(draws.draw(some(draws, random), random))
     frozen = {name for name, parameter in make_model(job).named_parameters() if not parameter.requires_grad}
     assert not any(torch.equal(found.weights[name], expected.weights[name]) for name in frozen)
 
@@ -149,13 +107,12 @@ def test_a_copy_that_moves_too_little_is_another_result(
 ) -> None:
     job = lora_job()
     expected = plain_loop(job)
-    graph, random = share_model(job, monkeypatch), Random(2)
-    facts = cut(job, graph, random)
+    draws, random = Draws.of(job, monkeypatch), Random(2)
+    facts = some(draws, random)
     monkeypatch.setattr(SlabFacts, "updated_bytes", property(lambda slab: min(1, slab.trainable_bytes)))
-    coverage = Coverage()
-    while by not in coverage.seen:
-        coverage = Coverage()
-        made = drawn(job, facts, random, coverage)
+    while by not in draws.coverage.seen:
+        draws.coverage.seen.clear()
+        made = draws.draw(facts, random)
     assert not run(made, tmp_path / "run")[job.name].same_bits(expected)
 
 
@@ -218,13 +175,13 @@ def test_a_run_writes_nothing_of_what_is_frozen(naive: bool, monkeypatch: pytest
     if naive:
         monkeypatch.setattr(SlabFacts, "updated_bytes", property(lambda slab: slab.parameter_bytes))
     job = lora_job()
-    graph, random, coverage = share_model(job, monkeypatch), Random(5), Coverage()
+    draws, random = Draws.of(job, monkeypatch), Random(5)
     trained = sum(each.numel() for each in make_model(job).parameters() if each.requires_grad) * 4
     copies = Copies(monkeypatch)
-    facts = cut(job, graph, random)
+    facts = some(draws, random)
     for number in range(4):
-        run(drawn(job, facts, random, coverage), tmp_path / str(number))
-    assert "updated on a device" in coverage.seen
+        run(draws.draw(facts, random), tmp_path / str(number))
+    assert "updated on a device" in draws.coverage.seen
     assert copies.state_bytes == 4 * 2 * trained
     assert (copies.written_bytes == 0) is not naive
 
@@ -235,11 +192,11 @@ def test_a_run_writes_nothing_of_what_is_frozen(naive: bool, monkeypatch: pytest
 def test_a_backward_that_nothing_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A naive list, with a backward of every shard."""
     job = lora_job()
-    random = Random(7)
-    facts = cut(job, graph_of(job), random)
+    draws, random = Draws(job=job, graph=traced(job)), Random(7)
+    facts = some(draws, random)
     with monkeypatch.context() as patch:
         patch.setattr(ShardFacts, "has_backward", property(lambda shard: True))
-        naive = drawn(job, facts, random, Coverage())
+        naive = draws.draw(facts, random)
     findings = check(naive)
     assert findings
     assert any(

@@ -8,8 +8,7 @@ from random import Random
 
 import pytest
 import torch
-from support.drawn import Coverage, draw_phase
-from support.whole import cluster, facts_of, plan_of, run, traced, whole_job
+from support.whole import Draws, cluster, run, whole_job
 
 from planner import SolverOptions, plan
 from plans.steps import Save
@@ -24,40 +23,26 @@ def statistics() -> Job:
     return whole_job("support.models:Statistics", {}, name="statistics", microbatches=MICROBATCHES, steps=2)
 
 
-def test_every_valid_plan_gives_the_same_bits(tmp_path: Path) -> None:
+def test_every_valid_plan_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Microbatches over two devices, kept and recomputed, updates on either side; then the planner's own lists."""
-    job, where, coverage, random = statistics(), cluster(), Coverage(), Random(9)
-    graph = traced(job)
-    results = []
-    for number in range(DRAWN_PLANS):
-        facts = facts_of(job, graph, tuple(sorted(random.sample(graph.cut_positions, random.randint(1, 6)))))
-        phase = draw_phase(
-            job.name,
-            facts.layouts[0],
-            microbatches=MICROBATCHES,
-            devices=[each.name for each in where.devices],
-            steps=job.steps,
-            random=random,
-            coverage=coverage,
-        )
-        results.append(run(plan_of(job, facts, [phase], where), tmp_path / str(number))[job.name])
+    job, random = statistics(), Random(9)
+    draws = Draws.of(job, monkeypatch)
+    for _ in range(DRAWN_PLANS):
+        found = draws.train(draws.draw(draws.cut_anywhere(random), random))
     for budget in BUDGETS:
-        made = plan(Workload(cluster=cluster(1, budget_bytes=budget), jobs=(job,)), solver=SolverOptions(effort=10_000))
-        results.append(run(made, tmp_path / f"planned {budget}")[job.name])
-    for each in results[1:]:
-        assert each.losses == results[0].losses
-        assert each.same_bits(results[0])
+        workload = Workload(cluster=cluster(1, budget_bytes=budget), jobs=(job,))
+        draws.train(plan(workload, solver=SolverOptions(effort=1_000)))
     times = job.steps * MICROBATCHES
     for name, calls in (("calls", 1), ("norms.0.num_batches_tracked", 1), ("twice.num_batches_tracked", 2)):
-        assert results[0].weights[name] == calls * times
-    assert coverage.seen >= {"buffers", "two devices in one job", "kept", "recomputed", "updated on a device"}
+        assert found.weights[name] == calls * times
+    assert draws.coverage.seen >= {"buffers", "two devices in one job", "kept", "recomputed", "updated on a device"}
 
 
 @pytest.mark.parametrize("resident", [True, False])
 def test_lists_save_buffers_once_a_step_where_the_host_updates(resident: bool) -> None:
     job = statistics()
     where = cluster(1, budget_bytes=BUDGETS[-1 if resident else 0])
-    made = plan(Workload(cluster=where, jobs=(job,)), solver=SolverOptions(effort=10_000))
+    made = plan(Workload(cluster=where, jobs=(job,)), solver=SolverOptions(effort=1_000))
     on_device = {slab for phase in made.decisions.phases for each in phase.placements for slab in each.device_updates}
     layout = made.facts.layouts[0]
     updating = [
@@ -78,7 +63,7 @@ def test_lists_save_buffers_once_a_step_where_the_host_updates(resident: bool) -
 def test_a_frozen_model_still_updates_its_buffers(tmp_path: Path) -> None:
     """Nothing of a shard is trained, and it has no backward: its slab is updated all the same."""
     job = replace(statistics(), model=replace(statistics().model, path="support.models:FrozenStatistics"))
-    made = plan(Workload(cluster=cluster(1, budget_bytes=60_000), jobs=(job,)), solver=SolverOptions(effort=10_000))
+    made = plan(Workload(cluster=cluster(1, budget_bytes=60_000), jobs=(job,)), solver=SolverOptions(effort=1_000))
     layout = made.facts.layouts[0]
     assert any(slab.buffer_bytes and not slab.trainable_bytes for slab in layout.slabs)
     found = run(made, tmp_path / "run")[job.name]

@@ -9,50 +9,23 @@ from random import Random
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.drawn import Coverage, draw_phase
 from support.precise import precise_jobs, precise_loop
-from support.whole import Result, cluster, dropout_job, facts_of, plan_of, run, traced
+from support.whole import Draws, cluster, dropout_job, run, traced
 from torch import Tensor
 
-from planner.frontend.build import Known, build
-from planner.frontend.data import open_data
-from plans.facts import Facts
-from plans.plan import Phase
-from plans.workload import Cluster, Job, Precision
-from runtime import optimizer, prepare
+from plans.workload import Precision
+from runtime import optimizer
 
-DRAWN_PLANS = 8
-
-
-def drawn(job: Job, facts: Facts, where: Cluster, random: Random, coverage: Coverage | None = None) -> Phase:
-    return draw_phase(
-        job.name,
-        facts.layouts[0],
-        microbatches=job.microbatches,
-        devices=[each.name for each in where.devices],
-        steps=job.steps,
-        random=random,
-        coverage=coverage or Coverage(),
-    )
+DRAWN_CUTS = 2
+PLANS_OF_A_CUT = 4
 
 
 @pytest.mark.parametrize("precision", ["bf16", "autocast"])
 @pytest.mark.parametrize("name", sorted(precise_jobs("bf16")))
-def test_equals_the_plain_loop(name: str, precision: Precision, tmp_path: Path) -> None:
-    job = precise_jobs(precision)[name]
-    expected = precise_loop(job)
-    graph = traced(job)
-    random = Random(f"{name} {precision}")
-    where = cluster()
-    cuts = tuple(sorted(random.sample(graph.cut_positions, 5)))
-    facts = facts_of(job, graph, cuts)
-    plan = plan_of(job, facts, [drawn(job, facts, where, random)], where)
-    found = run(plan, tmp_path / "run")[job.name]
-    assert found.losses == expected.losses
-    assert found.weights.keys() == expected.weights.keys()
-    for weight, value in found.weights.items():
-        assert value.dtype == expected.weights[weight].dtype
-        assert torch.equal(value, expected.weights[weight]), weight
+def test_equals_the_plain_loop(name: str, precision: Precision) -> None:
+    job, random = precise_jobs(precision)[name], Random(f"{name} {precision}")
+    draws = Draws(job=job, graph=traced(job), expected=precise_loop(job))
+    draws.train(draws.draw(draws.cut(random.sample(draws.graph.cut_positions, 5)), random))
 
 
 def test_masters_rounded_in_every_step_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,10 +43,9 @@ def test_masters_rounded_in_every_step_are_none(monkeypatch: pytest.MonkeyPatch,
         return run
 
     job = precise_jobs("bf16")["skips"]
-    graph = traced(job)
-    facts, where = facts_of(job, graph, graph.cut_positions[5:6]), cluster(1)
-    plan = plan_of(job, facts, [drawn(job, facts, where, Random(3))], where)
-    assert run(plan, tmp_path / "sound")["skips"].same_bits(precise_loop(job))
+    draws = Draws(job=job, graph=traced(job), where=cluster(1), expected=precise_loop(job))
+    plan = draws.draw(draws.cut(draws.graph.cut_positions[5:6]), Random(3))
+    draws.train(plan)
     monkeypatch.setattr(optimizer, "on_masters", rounded)
     assert not run(plan, tmp_path / "naive")["skips"].same_bits(precise_loop(job))
 
@@ -85,27 +57,13 @@ def test_the_cache_of_cast_weights_is_other_numerics() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "autocast"])
-def test_every_valid_plan_gives_the_same_bits(
-    precision: Precision, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_every_valid_plan_gives_the_same_bits(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout, tied weights, four microbatches."""
-    job = dropout_job(steps=2, precision=precision)
-    graph = traced(job)
-    where = cluster()
-    coverage = Coverage()
-    shared = Known.of(*build(job, open_data(job).microbatch(0, 0)))
-    monkeypatch.setattr(prepare, "build", lambda job, batch, known: build(job, batch, known=shared))
-    results: list[Result] = []
-    for number in range(DRAWN_PLANS):
-        random = Random(f"{precision} {number}")
-        if number % 4 == 0:
-            cuts = tuple(sorted(random.sample(graph.cut_positions, random.randint(1, 6))))
-            facts = facts_of(job, graph, cuts)
-        plan = plan_of(job, facts, [drawn(job, facts, where, random, coverage)], where)
-        results.append(run(plan, tmp_path / str(number))[job.name])
-        assert results[-1].losses == results[0].losses
-        assert results[-1].same_bits(results[0])
-    assert coverage.seen >= {
+    draws, random = Draws.of(dropout_job(steps=2, precision=precision), monkeypatch), Random(precision)
+    for facts in [draws.cut_anywhere(random) for _ in range(DRAWN_CUTS)]:
+        for _ in range(PLANS_OF_A_CUT):
+            draws.train(draws.draw(facts, random))
+    assert draws.coverage.seen >= {
         "two devices in one job",
         "kept",
         "recomputed",
@@ -120,9 +78,8 @@ def test_what_a_run_saves_in_bf16(tmp_path: Path) -> None:
     from transformers import GPT2LMHeadModel
 
     job = precise_jobs("bf16")["gpt2"]
-    graph = traced(job)
-    facts, where = facts_of(job, graph, graph.cut_positions[5:6]), cluster(1)
-    run(plan_of(job, facts, [drawn(job, facts, where, Random(3))], where), tmp_path / "run")
+    draws = Draws(job=job, graph=traced(job), where=cluster(1))
+    run(draws.draw(draws.cut(draws.graph.cut_positions[5:6]), Random(3)), tmp_path / "run")
     folder = tmp_path / "run" / "weights" / "gpt2"
     model = GPT2LMHeadModel.from_pretrained(folder)
     assert model.dtype == torch.bfloat16

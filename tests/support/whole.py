@@ -1,21 +1,27 @@
 """Whole runs for the acceptance tests: real jobs with data, plans with real facts, results read back.
 
-Data sets here are importable by a plan, random access, and the same at every call.
+Data sets here are importable by a plan, random access, and the same at every call. `Draws` is the loop that promise 1
+is tested by: plans of one job, drawn at random, that all have to train to the same bits.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 
+import pytest
 import torch
+from support.drawn import Coverage, draw_phase
 from support.models import BERT, GPT2, LLAMA, NO_DROPOUT, T5, TOKENS
 from support.weights import saved_state
 from torch import Tensor
 
 from planner.facts import graph_facts, layout_facts
+from planner.frontend.build import Known, build
 from planner.frontend.data import open_data
 from planner.frontend.fingerprints import fingerprints
 from planner.frontend.model import make_loss
@@ -28,7 +34,7 @@ from plans.optimizer import state_of
 from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement, Plan, Predictions, SolverRecord
 from plans.simulate import predict
 from plans.workload import Cluster, Device, Job, Link, Profile, Target, Value, Workload
-from runtime import execute
+from runtime import execute, prepare
 from runtime.replay import ComputeContext
 from runtime.training import no_context
 
@@ -203,3 +209,61 @@ def plain_loop(job: Job) -> Result:
     return Result(
         losses=tuple(losses), weights={name: each.detach() for name, each in module.model.state_dict().items()}
     )
+
+
+@dataclass(kw_only=True)
+class Draws:
+    """Plans of one job, drawn one after another over all that may differ between them; all give the same bits."""
+
+    job: Job
+    graph: TracedGraph
+    where: Cluster = field(default_factory=cluster)
+    expected: Result | None = None
+    """What they have to train to; of the first that is trained where nothing else is given."""
+    coverage: Coverage = field(default_factory=Coverage)
+    facts: dict[tuple[int, ...], Facts] = field(default_factory=dict)
+    """By cuts: costing a cut graph takes longer than to train by it."""
+
+    @staticmethod
+    def of(job: Job, monkeypatch: pytest.MonkeyPatch, *, expected: Result | None = None) -> Draws:
+        """The job is one and the same in all runs: its real model is traced once here, not once a plan."""
+        graph, shared = traced(job), Known.of(*build(job, open_data(job).microbatch(0, 0)))
+        assert graph.digest == shared.graph.digest, "the real model's graph is that of its planning"
+        monkeypatch.setattr(prepare, "build", lambda job, batch, known: build(job, batch, known=shared))
+        return Draws(job=job, graph=graph, expected=expected)
+
+    def cut(self, cuts: Collection[int]) -> Facts:
+        """The facts of a choice of cuts."""
+        key = tuple(sorted(cuts))
+        if key not in self.facts:
+            self.facts[key] = facts_of(self.job, self.graph, key)
+        return self.facts[key]
+
+    def cut_anywhere(self, random: Random, most: int = 6) -> Facts:
+        """The facts of some cuts, 1 to `most`."""
+        return self.cut(random.sample(self.graph.cut_positions, random.randint(1, most)))
+
+    def draw(self, facts: Facts, random: Random) -> Plan:
+        phase = draw_phase(
+            self.job.name,
+            facts.layouts[0],
+            microbatches=self.job.microbatches,
+            devices=[each.name for each in self.where.devices],
+            steps=self.job.steps,
+            random=random,
+            coverage=self.coverage,
+        )
+        return plan_of(self.job, facts, [phase], self.where)
+
+    def train(self, plan: Plan) -> Result:
+        """What a plan of the job trains to, having seen that it is what is expected."""
+        with TemporaryDirectory() as directory:
+            found = run(plan, Path(directory) / "run")[self.job.name]
+        if self.expected is None:
+            self.expected = found
+        assert found.losses == self.expected.losses
+        for name, value in found.weights.items():
+            assert value.dtype == self.expected.weights[name].dtype
+            assert torch.equal(value, self.expected.weights[name]), name
+        assert found.same_bits(self.expected)
+        return found
