@@ -28,6 +28,7 @@ from planner.frontend.modes import PLAIN, TRACED_ON, entered
 from planner.frontend.program import CellKey
 from planner.frontend.refusals import because, where
 from planner.frontend.traced import TracedGraph
+from planner.frontend.usercode import RAISED
 from planner.liveness import CountLiveBytes
 from plans.errors import TraceError
 
@@ -103,7 +104,7 @@ def _cost(node: Node, traced: TracedGraph, known: dict[str, NodeCost]) -> NodeCo
         with FakeTensorMode():
             try:
                 known[signature] = _measure(node, args, kwargs)
-            except Exception as error:  # any operator, the user's own too: one without a backward, say
+            except RAISED as error:  # any operator, the user's own too: one without a backward, say
                 raise TraceError(f"{where(node.meta['source'])}: {because(error)}") from error
     return known[signature]
 

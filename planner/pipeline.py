@@ -92,6 +92,20 @@ def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
     )
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without the collector of cyclic garbage: graphs, schedules and lists are millions of small objects, nearly all
+    without cycles, which it would walk again and again (nearly half of the time of planning)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@collector_paused()
 def plan(
     workload: Workload,
     *,
@@ -109,13 +123,11 @@ def plan(
     options = solver if solver is not None else SolverOptions()
     _check_optimizers(workload.jobs)
     if cuts is not None:
-        with collector_paused():
-            return _scheduled(workload, known, cuts, options, report)
+        return _scheduled(workload, known, cuts, options, report)
     refusals = []
     for part in PARTS:
         try:
-            with collector_paused():
-                return _scheduled(workload, known, _cuts(workload, known, report, part), options, report)
+            return _scheduled(workload, known, _cuts(workload, known, report, part), options, report)
         except InfeasibleError as error:
             if error.job is None:
                 raise
@@ -160,19 +172,6 @@ def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report =
         phases = make_lists(edited.workload, facts_now, edited.decisions)
         scheduled = Scheduled(edited.decisions, phases, record, None)
         return _complete(edited.workload, facts_now, scheduled, known.fingerprints)
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without the collector of cyclic garbage: graphs, schedules and lists are millions of small objects, nearly all
-    without cycles, which it would walk again and again (nearly half of the time of planning)."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
@@ -338,7 +337,7 @@ def _complete(
     simulation = simulate(unpredicted) if scheduled.simulation is None else scheduled.simulation
     complete = replace(unpredicted, predictions=predict(unpredicted, simulation))
     _check_host(workload, complete.predictions.host_peak_bytes)
-    findings = check(complete, flow=simulation.flow, arenas=simulation.arenas)
+    findings = check(complete, simulation=simulation)
     if findings:
         raise InvalidPlanError(findings)
     return complete

@@ -24,21 +24,19 @@ from plans.plan import Plan
 from plans.positions import nearest_line
 from plans.quantities import format_bytes
 from plans.references import PLAN_FROM, reference_findings
+from plans.simulate import Simulation
 from plans.text import Document
 
 __all__ = ["check", "lists_edited", "verify"]
 
 
 def check(
-    plan: Plan,
-    lines: Mapping[str, int] | None = None,
-    flow: Flow | None = None,
-    arenas: Arenas | None = None,
+    plan: Plan, lines: Mapping[str, int] | None = None, simulation: Simulation | None = None
 ) -> tuple[Finding, ...]:
     """All that is wrong with a plan; nothing: it can be executed.
 
-    `lines`: JSON pointer -> line of its file. `flow`, `arenas`: where its lists were traced and laid out before."""
-    findings = _findings(plan, flow, arenas)
+    `lines`: JSON pointer -> line of its file. `simulation`: of its lists, where there is one already."""
+    findings = _findings(plan, simulation)
     if lines is not None:
         placed = (replace(finding, line=nearest_line(lines, finding.pointer)) for finding in findings)
         findings = sorted(placed, key=lambda finding: finding.line or 0)
@@ -52,7 +50,7 @@ def verify(document: Document) -> None:
         raise InvalidPlanError(findings)
 
 
-def _findings(plan: Plan, flow: Flow | None, arenas: Arenas | None) -> list[Finding]:
+def _findings(plan: Plan, simulation: Simulation | None) -> list[Finding]:
     findings = reference_findings(plan)
     if facts_edited(plan):
         findings.append(_facts_finding())
@@ -62,10 +60,12 @@ def _findings(plan: Plan, flow: Flow | None, arenas: Arenas | None) -> list[Find
         return [_decisions_finding(), *kept]
     if findings:
         return findings
-    flow = trace(plan) if flow is None else flow
+    if simulation is not None:
+        return _memory_findings(plan, simulation.flow, simulation.arenas)
+    flow = trace(plan)
     if flow.problems:
         return [problem.finding() for problem in flow.problems]
-    return _memory_findings(plan, flow, allocate(plan, flow) if arenas is None else arenas)
+    return _memory_findings(plan, flow, allocate(plan, flow))
 
 
 def _facts_finding() -> Finding:

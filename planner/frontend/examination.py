@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensorMode
+from torch.fx import Graph
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from planner.frontend.descriptions import held
-from planner.frontend.operators import is_random, written_arguments
+from planner.frontend.evaluation import mapped
+from planner.frontend.operators import is_random, is_registered, written_arguments
 from planner.frontend.refusals import UntraceableError, first_line
 from planner.frontend.usercode import RAISED
 
@@ -57,7 +59,24 @@ def examine(target: Callable[..., Any], given: Sequence[Any], *, name: str) -> E
     return Examined(held=tuple(holding), ran="\n".join(watch.ran))
 
 
-def holding(target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+def note_held_arguments(graph: Graph) -> None:
+    """Give the nodes of registered operators the arguments that their backward's context holds by itself.
+
+    No handle finds these in the arena (EXACTNESS.md, rule 13), so shards pass copies.
+    """
+    known: dict[str, tuple[int, ...]] = {}
+    for node in graph.nodes:
+        if node.op != "call_function" or not is_registered(node.target):
+            continue
+        args, kwargs = mapped((node.args, node.kwargs), lambda each: each.meta["val"])
+        form = f"{node.target} {args} {kwargs}"
+        if form not in known:
+            known[form] = _holding(node.target, args, kwargs)
+        leaves = tree_leaves((list(node.args), dict(node.kwargs)))
+        node.meta["held"] = frozenset(leaves[number] for number in known[form])
+
+
+def _holding(target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """Numbers, among the leaves of the arguments, of those that the backward's context of a registered operator holds
     by itself."""
     with FakeTensorMode(), torch.enable_grad():

@@ -26,13 +26,12 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import has_free_symbols
-from torch.utils._pytree import tree_leaves
 
 from planner.frontend import functions, keyed
 from planner.frontend.buffers import settle_assignments, writes_to_outside
 from planner.frontend.dtypes import mixed_types
 from planner.frontend.evaluation import Evaluation, evaluate, mapped, mutated_inputs_of
-from planner.frontend.examination import holding
+from planner.frontend.examination import note_held_arguments
 from planner.frontend.modes import Modes, entered
 from planner.frontend.operators import (
     RECURRENT,
@@ -41,7 +40,6 @@ from planner.frontend.operators import (
     draws_random_numbers,
     functional_form,
     generator_form,
-    is_registered,
     mutated_inputs,
 )
 from planner.frontend.refusals import CONVERT, because, where
@@ -200,23 +198,6 @@ def refuse_mixed_types(graph: Graph) -> None:
         mixed = mixed_types(node) if node.op == "call_function" else None
         if mixed is not None:
             raise TraceError(f"{where(node.meta['source'])}: {mixed}, and takes only one type: {CONVERT}")
-
-
-def note_held_arguments(graph: Graph) -> None:
-    """Give the nodes of registered operators the arguments that their backward's context holds by itself.
-
-    No handle finds these in the arena (EXACTNESS.md, rule 13), so shards pass copies.
-    """
-    known: dict[str, tuple[int, ...]] = {}
-    for node in graph.nodes:
-        if node.op != "call_function" or not is_registered(node.target):
-            continue
-        args, kwargs = mapped((node.args, node.kwargs), lambda each: each.meta["val"])
-        form = f"{node.target} {args} {kwargs}"
-        if form not in known:
-            known[form] = holding(node.target, args, kwargs)
-        leaves = tree_leaves((list(node.args), dict(node.kwargs)))
-        node.meta["held"] = frozenset(leaves[number] for number in known[form])
 
 
 def functionalize(graph: Graph, placeholders: Mapping[str, Placeholder]) -> None:

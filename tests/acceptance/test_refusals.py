@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -137,7 +138,20 @@ def unknown(value: Tensor) -> Tensor:
     return value * 2
 
 
+@torch.library.custom_op("hydraplan_refused::exits_backward", mutates_args=())
+def exits_backward(value: Tensor) -> Tensor:
+    return value * 2
+
+
 forward_only.register_fake(lambda value: torch.empty_like(value))
+
+
+exits_backward.register_fake(lambda value: torch.empty_like(value))
+exits_backward.register_autograd(lambda ctx, gradient: sys.exit(3))
+
+
+def exits_in_a_backward(inner: Inner, value: Tensor) -> Tensor:
+    return exits_backward(value)
 
 
 def has_no_backward(inner: Inner, value: Tensor) -> Tensor:
@@ -258,6 +272,7 @@ CASES = {
     ),
     "draws_in_a_function": Case(says="the forward of Noisy draws", remedy="draw them outside, and pass them as an"),
     "derives": Case(says="the forward calls torch.autograd.grad", remedy=FUNCTION),
+    "exits_in_a_backward": Case(says="it called sys.exit(3)", remedy="let it raise an error that says why"),
     "has_no_backward": Case(says="no autograd formula", remedy="torch.library.register_autograd"),
     "has_no_form": Case(says="no fake impl", remedy="torch.library.register_fake"),
     "fails": Case(says="RuntimeError", remedy="the forward has to run under torch.export"),
