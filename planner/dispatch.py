@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
+from heapq import heappop, heappush, merge
+from operator import itemgetter
 
 from planner.engines import DeviceState
 from planner.programs import FAR, Cell, Program, SlabKey, Token, Transfer
@@ -39,13 +40,39 @@ class Dispatch:
     """A list, and what came after the compute of its device had ended."""
 
     lines: list[Step]
+    times: list[int]
+    """Of each line, in microseconds; ascending."""
     tail: frozenset[tuple[str, str]]
     """(job, slab) of the residents whose refreshing load would have come after all cells of its device."""
     ahead: tuple[SlabKey, ...]
     """Streamed slabs loaded already for the next cycle: they are held over its border."""
     length_us: int
-    peaks: dict[str, int]
-    """Device -> most arena bytes at once."""
+
+    def renamed(self, jobs: Mapping[str, str], devices: Mapping[str, str]) -> Dispatch:
+        """The same of other jobs on other devices; each name -> what takes its place."""
+        if all(name == other for names in (jobs, devices) for name, other in names.items()):
+            return self
+        places = {HOST: HOST, **devices}
+        return Dispatch(
+            lines=[replace(line, job=jobs[line.job], device=places[line.device]) for line in self.lines],
+            times=self.times,
+            tail=frozenset((jobs[job], slab) for job, slab in self.tail),
+            ahead=tuple(key._replace(job=jobs[key.job]) for key in self.ahead),
+            length_us=self.length_us,
+        )
+
+
+def merged(dispatches: Sequence[Dispatch]) -> Dispatch:
+    """Lists of different devices as one, in order of time."""
+    timed = merge(*(zip(each.times, each.lines, strict=True) for each in dispatches), key=itemgetter(0))
+    times, lines = zip(*timed, strict=True)
+    return Dispatch(
+        lines=list(lines),
+        times=list(times),
+        tail=frozenset().union(*(each.tail for each in dispatches)),
+        ahead=tuple(key for each in dispatches for key in each.ahead),
+        length_us=max(each.length_us for each in dispatches),
+    )
 
 
 class Dispatcher:
@@ -76,6 +103,7 @@ class Dispatcher:
         self.number = 0
         self.now = 0
         self.lines: list[Step] = []
+        self.times: list[int] = []
         self.cyclic = cyclic
         self.like = like
         self.head = {Token(job, -1, f"update {slab}") for job, slab in like.tail} if like else set()
@@ -113,15 +141,19 @@ class Dispatcher:
                 self._refuse(name, device)
         return Dispatch(
             lines=self.lines,
+            times=self.times,
             tail=frozenset(self.tail),
             ahead=tuple(key for device in self.devices.values() for key in device.ahead),
             length_us=self.now,
-            peaks={name: device.peak for name, device in self.devices.items()},
         )
 
     def _at(self, delay_us: int, kind: str, name: str, subject: Cell | Transfer | Token) -> None:
         self.number += 1
         heappush(self.events, (self.now + delay_us, self.number, kind, name, subject))
+
+    def _write(self, step: Step) -> None:
+        self.lines.append(step)
+        self.times.append(self.now)
 
     # -- what ends ----------------------------------------------------------------------------------
 
@@ -144,7 +176,7 @@ class Dispatcher:
 
     def _updated(self, device: DeviceState, token: Token) -> None:
         self.workers += 1
-        self.lines.append(Update(device=HOST, job=token.job, slab=_slab_of(token), step=token.step))
+        self._write(Update(device=HOST, job=token.job, slab=_slab_of(token), step=token.step))
         device.tokens.add(token)
         load = device.program.refreshes.get(token)
         if load is not None and (load.first != FAR or (self.cyclic and token._replace(step=-1) not in self.head)):
@@ -179,7 +211,7 @@ class Dispatcher:
 
     def _spilled(self, name: str, device: DeviceState, spill: Transfer) -> None:
         device.spilling = False
-        self.lines.append(spill.step)
+        self._write(spill.step)
         if spill.slab is not None:
             device.active.pop(spill.slab, None)
             self._drop(name, device, spill.slab, spill.bytes)
@@ -195,7 +227,7 @@ class Dispatcher:
             device.tokens.add(spill.done)
 
     def _drop(self, name: str, device: DeviceState, key: SlabKey, size: int) -> None:
-        self.lines.append(Drop(device=name, job=key.job, slab=key.slab, what=key.what))
+        self._write(Drop(device=name, job=key.job, slab=key.slab, what=key.what))
         device.used -= size
 
     # -- what starts --------------------------------------------------------------------------------
@@ -218,7 +250,7 @@ class Dispatcher:
             return False
         device.take(cell.makes)
         device.running = True
-        self.lines.append(cell.step)
+        self._write(cell.step)
         self._at(cell.duration_us, "cell", name, cell)
         return True
 
@@ -339,7 +371,7 @@ class Dispatcher:
     def _start_copy(self, name: str, device: DeviceState, load: Transfer) -> None:
         device.loading = True
         self.busy.add((self._link(name), "load"))
-        self.lines.append(load.step)
+        self._write(load.step)
         self._at(load.duration_us, "load", name, load)
 
     def _make_room(self, name: str, device: DeviceState, size: int, *, after: int) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from planner.cells import Builder
-from planner.dispatch import Dispatch, Dispatcher
+from planner.dispatch import Dispatch, Dispatcher, merged
 from planner.fitting import ORDERS, Attempt, Fit, groups_of
 from planner.programs import Program
 from planner.rates import split
@@ -26,7 +26,7 @@ from plans.facts import Facts, Layout
 from plans.flow import Flow, trace
 from plans.memory import device_memory
 from plans.plan import Cuts, Decisions, Phase, Placement, Plan, Predictions, SolverRecord
-from plans.steps import Drop, Load, SlabContent, Spill, Step
+from plans.steps import Drop, Forward, Load, SlabContent, Spill, Step
 from plans.workload import Workload
 
 REFINEMENTS = 2
@@ -119,11 +119,14 @@ class Made:
     """Of that plan."""
 
 
-class _List(NamedTuple):
-    """A phase's lists as they come out, whether they fit or not."""
+Views = Mapping[str, Sequence[JobView]]
+"""Device -> what runs there."""
 
-    made: Made
-    length_us: int
+
+class _List(NamedTuple):
+    """The list of devices that share a link as it comes out, whether it fits or not."""
+
+    dispatch: Dispatch
     peaks: dict[str, int]
     """Device -> bytes."""
 
@@ -139,24 +142,20 @@ class ListMaker:
         self.layouts = layouts_by_job(facts, cuts)
         self.jobs = {job.name: job for job in workload.jobs}
         self.copies = {job.job: job.state_copies for job in facts.jobs}
-        self.budgets = {device.name: device.budget_bytes for device in workload.cluster.devices}
+        self.devices = {device.name: device for device in workload.cluster.devices}
         self.lines = 0
         """Lines of cycles made so far."""
         self._ranks: dict[object, list[tuple[str, bool]]] = {}
-        self._fits: dict[object, Fit] = {}
+        self._alone: dict[object, tuple[Fit, Dispatch]] = {}
+        self._dispatches: dict[object, tuple[Views, Dispatch]] = {}
         self._phases: dict[tuple[int, tuple[Placement, ...]], Phase] = {}
+        self._latest: Made | None = None
+        """The last draft."""
 
     def phases_of(self, placements: Sequence[Placement]) -> tuple[Phase, ...]:
         """The phases of one decision: whole cycles, and others for the steps that are left over. Raises
         InfeasibleError."""
         return tuple(self.phase(running, repeat) for repeat, running in self.cycles_of(placements))
-
-    def phase(self, placements: Sequence[Placement], repeat: int) -> Phase:
-        """One phase, as `made` makes it, once."""
-        key = (repeat, tuple(placements))
-        if key not in self._phases:
-            self._phases[key] = self.made(placements, repeat).phase
-        return self._phases[key]
 
     def cycles_of(self, placements: Sequence[Placement]) -> Iterator[tuple[int, list[Placement]]]:
         """The shortest cycles of one decision: how often each runs, and its placements with their steps in it."""
@@ -177,52 +176,84 @@ class ListMaker:
             state_copies=self.copies[job.name],
         )
 
-    def made(self, placements: Sequence[Placement], repeat: int) -> Made:
-        """One phase; a placement's `steps` are those of one cycle."""
-        by_device: dict[str, list[JobView]] = {}
-        for placement in placements:
-            by_device.setdefault(placement.device, []).append(self.view(placement))
-        alone = {}
-        for name, views in by_device.items():
-            key = (_alike(views), repeat > 1)
-            if key not in self._fits:
-                alone[name], self._fits[key] = self._alone(name, views, repeat)
-        if len(by_device) == 1 and alone:
-            made = next(iter(alone.values())).made
-        else:  # Beside others it will be about the same as alone.
-            devices = {
-                name: self._attempt(name, views, self._fits[_alike(views), repeat > 1])
-                for name, views in by_device.items()
-            }
-            made = self._fitted(devices, repeat).made
-        self.lines += len(made.phase.cycle)
-        return made
+    def phase(self, placements: Sequence[Placement], repeat: int) -> Phase:
+        """One phase; a placement's `steps` are those of one cycle. Raises InfeasibleError."""
+        key = (repeat, tuple(placements))
+        if key not in self._phases:
+            by_link: dict[str, dict[str, list[JobView]]] = {}
+            for placement in placements:
+                by_device = by_link.setdefault(self.devices[placement.device].link, {})
+                by_device.setdefault(placement.device, []).append(self.view(placement))
+            dispatches = [self._dispatched(by_device, repeat) for by_device in by_link.values()]
+            views = [view for by_device in by_link.values() for views in by_device.values() for view in views]
+            self._phases[key] = _assembled(views, merged(dispatches), repeat)
+        return self._phases[key]
 
-    def _alone(self, name: str, views: Sequence[JobView], repeat: int) -> tuple[_List, Fit]:
+    def made(self, placements: Sequence[Placement], repeat: int) -> Made:
+        """The same, with its flow."""
+        phase = self.phase(placements, repeat)
+        if self._latest is None or self._latest.phase != phase:
+            self._latest = self._draft(phase)
+        return self._latest
+
+    # -- the devices of one link --------------------------------------------------------------------
+
+    def _dispatched(self, by_device: Views, repeat: int) -> Dispatch:
+        """The list of devices that share a link; that of others like them, where there is one, with other names.
+
+        Other links are left out of account, though the host's update workers serve them all.
+        """
+        key = (tuple(_alike(views) for views in by_device.values()), repeat > 1)
+        if key not in self._dispatches:
+            dispatch = self._together(by_device, repeat)
+            self.lines += len(dispatch.lines)
+            self._dispatches[key] = by_device, dispatch
+        like, dispatch = self._dispatches[key]
+        jobs = {
+            one.name: other.name
+            for theirs, ours in zip(like.values(), by_device.values(), strict=True)
+            for one, other in zip(theirs, ours, strict=True)
+        }
+        return dispatch.renamed(jobs, dict(zip(like, by_device, strict=True)))
+
+    def _together(self, by_device: Views, repeat: int) -> Dispatch:
+        alone = {name: self._made_alone(name, views, repeat) for name, views in by_device.items()}
+        if len(alone) == 1:
+            ((_, dispatch),) = alone.values()
+            return dispatch
+        # Beside others it will be about the same as alone.
+        devices = {name: self._attempt(name, views, alone[name][0]) for name, views in by_device.items()}
+        return self._fitted(devices, repeat).dispatch
+
+    def _made_alone(self, name: str, views: Sequence[JobView], repeat: int) -> tuple[Fit, Dispatch]:
         """One device's list. Where the first that fits leaves much unused, some rooms between it and the last that
         did not are tried, and the fastest is taken."""
+        key = (_alike(views), repeat > 1)
+        if key in self._alone:
+            return self._alone[key]
         device = self._attempt(name, views, None)
-        best = found = self._fitted({name: device}, repeat)
-        fit = Fit(device.variant, device.room)
+        found = self._fitted({name: device}, repeat)
+        fit, best = Fit(device.variant, device.room), found.dispatch
         low, high = device.room, device.failed
         for _ in range(REFINEMENTS):
-            if high is None or self.budgets[name] - found.peaks[name] < self.budgets[name] // UNUSED:
+            if high is None or device.budget - found.peaks[name] < device.budget // UNUSED:
                 break
             device.room = (low + high) // 2
             try:
                 tried = self._try({name: device}, repeat)
             except InfeasibleError:
                 break
-            if tried.peaks[name] > self.budgets[name]:
+            if tried.peaks[name] > device.budget:
                 high = device.room
                 continue
             low, found = device.room, tried
-            if found.length_us < best.length_us:
-                best, fit = found, Fit(device.variant, device.room)
-        return best, fit
+            if found.dispatch.length_us < best.length_us:
+                fit, best = Fit(device.variant, device.room), found.dispatch
+        self._alone[key] = fit, best
+        return fit, best
 
     def _attempt(self, name: str, views: Sequence[JobView], fit: Fit | None) -> Attempt:
-        return Attempt(name, views, self.budgets[name], self.ranked(name, views), fit)
+        return Attempt(name, views, self.devices[name].budget_bytes, self.ranked(name, views), fit)
 
     def _fitted(self, devices: Mapping[str, Attempt], repeat: int) -> _List:
         """Lists are made again with less room, then in other orders, until they fit their devices."""
@@ -234,7 +265,7 @@ class ListMaker:
                     raise
                 devices[error.device].give_up(error)
                 continue
-            over = {name: peak - self.budgets[name] for name, peak in tried.peaks.items()}
+            over = {name: peak - devices[name].budget for name, peak in tried.peaks.items()}
             if all(missing <= 0 for missing in over.values()):
                 return tried
             for name, missing in over.items():
@@ -247,13 +278,18 @@ class ListMaker:
         programs = {name: device.program for name, device in devices.items()}
         rooms = {name: device.room for name, device in devices.items()}
         dispatch = self._dispatch(views, programs, rooms, repeat > 1)
-        made = self._draft(views, self._assemble(views, dispatch, repeat))
+        made = self._latest = self._draft(_assembled(views, dispatch, repeat))
         memory = device_memory(made.plan, made.flow, allocate(made.plan, made.flow, host=False))
-        return _List(made, dispatch.length_us, {name: memory[name].peak_bytes for name in devices})
+        return _List(dispatch, {name: memory[name].peak_bytes for name in devices})
 
-    def _draft(self, views: Sequence[JobView], phase: Phase) -> Made:
-        steps = {view.name: view.placement.steps * phase.repeat for view in views}
-        jobs = tuple(replace(job, steps=steps[job.name]) for job in self.workload.jobs if job.name in steps)
+    def _draft(self, phase: Phase) -> Made:
+        steps: dict[str, set[int]] = defaultdict(set)
+        for step in phase.cycle:
+            if isinstance(step, Forward):
+                steps[step.job].add(step.step)
+        jobs = tuple(
+            replace(job, steps=len(steps[job.name]) * phase.repeat) for job in self.workload.jobs if job.name in steps
+        )
         workload = replace(self.workload, jobs=jobs)
         facts = replace(self.facts, jobs=tuple(each for each in self.facts.jobs if each.job in steps))
         cuts = tuple(each for each in self.cuts if each.job in steps)
@@ -276,7 +312,7 @@ class ListMaker:
         return self._ranks[key]
 
     def _period_us(self, name: str, views: Sequence[JobView], order: str) -> int:
-        period = period_us(name, self.budgets[name], views, order, self.workload.cluster.update_workers)
+        period = period_us(name, self.devices[name].budget_bytes, views, order, self.workload.cluster.update_workers)
         return 1 << 60 if period is None else period
 
     # -- one phase ----------------------------------------------------------------------------------
@@ -293,23 +329,25 @@ class ListMaker:
             return first
         return Dispatcher(views, programs, rooms, workers, cyclic=cyclic, like=first).run()
 
-    def _assemble(self, views: Sequence[JobView], dispatch: Dispatch, repeat: int) -> Phase:
-        prologue: list[Step] = []
-        epilogue: list[Step] = []
-        for view in views:
-            for slab in sorted(view.placement.resident, key=lambda name: (view.slabs[name].readers, name)):
-                where = view.placement.device
-                with_state = view.state_on_device(slab)
-                contents: tuple[SlabContent, ...] = ("parameters", "optimizer") if with_state else ("parameters",)
-                prologue += [Load(device=where, job=view.name, slab=slab, what=what) for what in contents]
-                if slab in view.on_device:
-                    epilogue += [Spill(device=where, job=view.name, slab=slab, what=what) for what in contents]
-                epilogue += [Drop(device=where, job=view.name, slab=slab, what=what) for what in contents]
-        for key in dispatch.ahead:
-            device = next(view.placement.device for view in views if view.name == key.job)
-            prologue.append(Load(device=device, job=key.job, slab=key.slab))
-            epilogue.append(Drop(device=device, job=key.job, slab=key.slab))
-        return Phase(repeat=repeat, prologue=tuple(prologue), cycle=tuple(dispatch.lines), epilogue=tuple(epilogue))
+
+def _assembled(views: Sequence[JobView], dispatch: Dispatch, repeat: int) -> Phase:
+    """A phase of a cycle's lines, with a prologue and an epilogue for what is held over its border."""
+    prologue: list[Step] = []
+    epilogue: list[Step] = []
+    for view in views:
+        for slab in sorted(view.placement.resident, key=lambda name: (view.slabs[name].readers, name)):
+            where = view.placement.device
+            with_state = view.state_on_device(slab)
+            contents: tuple[SlabContent, ...] = ("parameters", "optimizer") if with_state else ("parameters",)
+            prologue += [Load(device=where, job=view.name, slab=slab, what=what) for what in contents]
+            if slab in view.on_device:
+                epilogue += [Spill(device=where, job=view.name, slab=slab, what=what) for what in contents]
+            epilogue += [Drop(device=where, job=view.name, slab=slab, what=what) for what in contents]
+    devices = {view.name: view.placement.device for view in views}
+    for key in dispatch.ahead:
+        prologue.append(Load(device=devices[key.job], job=key.job, slab=key.slab))
+        epilogue.append(Drop(device=devices[key.job], job=key.job, slab=key.slab))
+    return Phase(repeat=repeat, prologue=tuple(prologue), cycle=tuple(dispatch.lines), epilogue=tuple(epilogue))
 
 
 def _alike(views: Sequence[JobView]) -> object:
