@@ -9,100 +9,35 @@ Nothing here has a clock or reads an environment: the same input gives the same 
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
+from planner.collector import collector_paused
 from planner.cycles import make_lists
-from planner.facts import graph_facts, layout_facts
-from planner.frontend.build import same_graph_cause
-from planner.frontend.data import JobData, MapDataset, open_data
-from planner.frontend.fingerprints import drift, fingerprints, graph_drift
-from planner.frontend.trace import trace
-from planner.frontend.traced import TracedGraph
+from planner.elsewhere import Question
+from planner.facts import layout_facts
+from planner.frontend.fingerprints import drift, graph_drift
 from planner.instance import holds
 from planner.partition import partition
 from planner.schedule import Scheduled, SolverOptions, schedule
+from planner.study import Report, Study, firsts, quietly, study
 from plans.check import check
 from plans.digests import decisions_digest, facts_digest, lists_digest, lists_edited
 from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
-from plans.facts import Facts, Graph, JobFacts, Layout
+from plans.facts import Facts, JobFacts
 from plans.optimizer import state_of
 from plans.plan import Fingerprint, Plan, Predictions
 from plans.quantities import format_bytes, format_count
 from plans.simulate import predict, simulate
-from plans.workload import HOST, Job, Target, Workload
+from plans.workload import HOST, Job, Workload
 
-Report = Callable[[str], None]
-"""Called with a line on what is being done now; for people, on stderr."""
 PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35)
 """Parts of the budgets that cuts are made for, one after the other until there are lists: finer shards fit better."""
 BUDGET_STEP = 16
 """Part of a budget by which it is raised in search of one that would do."""
 MOST_BUDGETS = 24
-
-
-def quietly(line: str) -> None:
-    """The report of what nobody asked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """What planning learns from the user's code, for any cluster."""
-
-    jobs: tuple[Job, ...]
-    graphs: Mapping[str, TracedGraph]
-    """Graph name -> traced graph; structurally equal ones once."""
-    graph_of: Mapping[str, str]
-    """Job -> graph name."""
-    fingerprints: tuple[Fingerprint, ...]
-    notices: tuple[str, ...]
-    """What the user should know of the data, such as items that are dropped."""
-
-
-def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
-    """Open the jobs' data and trace their models, equal ones once. Raises TraceError and WorkloadError."""
-    data = _open_all(jobs)
-    graphs: dict[str, TracedGraph] = {}
-    graph_of: dict[str, str] = {}
-    names: dict[str, str] = {}
-    traced: dict[object, str] = {}
-    for job in jobs:
-        batch = data[job.name].microbatch(0, 0)
-        cause = same_graph_cause(job, batch)
-        if cause not in traced:
-            report(f"trace {job.name}")
-            with collector_paused():
-                graph = trace(job, batch)
-            name = names.setdefault(graph.digest, f"{job.model.path.split(':')[-1]}-{len(names) + 1}")
-            if name not in graphs or graphs[name].construction_bytes < graph.construction_bytes:
-                graphs[name] = graph
-            traced[cause] = name
-        graph_of[job.name] = traced[cause]
-    notices = tuple(dict.fromkeys(each.dropped for each in data.values() if each.dropped is not None))
-    return Study(
-        jobs=tuple(jobs),
-        graphs=graphs,
-        graph_of=graph_of,
-        fingerprints=fingerprints(jobs, data),
-        notices=notices,
-    )
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without the collector of cyclic garbage: graphs, schedules and lists are millions of small objects, nearly all
-    without cycles, which it would walk again and again (nearly half of the time of planning)."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @collector_paused()
@@ -161,7 +96,7 @@ def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report =
     known = study(edited.workload.jobs, report=report)
     stale = list(drift(edited.fingerprints, known.fingerprints))
     for facts in edited.facts.jobs:
-        stale += graph_drift(edited.facts, facts.job, known.graphs[known.graph_of[facts.job]].digest)
+        stale += graph_drift(edited.facts, facts.job, known.facts_of(facts.job).digest)
     if stale:
         raise StalePlanError(stale)
     cuts = {each.job: each.cuts for each in edited.decisions.cuts}
@@ -172,12 +107,6 @@ def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report =
         phases = make_lists(edited.workload, facts_now, edited.decisions)
         scheduled = Scheduled(edited.decisions, phases, record, None)
         return _complete(edited.workload, facts_now, scheduled, known.fingerprints)
-
-
-def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
-    """Data sets that several jobs name alike are made once: planning only looks at some items."""
-    opened: dict[Target, MapDataset] = {}
-    return {job.name: open_data(job, opened) for job in jobs}
 
 
 def _named(workload: Workload, known: Study, refusal: InfeasibleError, largest: str) -> InfeasibleError:
@@ -234,38 +163,45 @@ def _cuts(workload: Workload, known: Study, report: Report, part: float = 1.0) -
     cluster = workload.cluster
     smaller = tuple(replace(each, budget_bytes=int(part * each.budget_bytes)) for each in cluster.devices)
     cluster = replace(cluster, devices=smaller)
-    found: dict[tuple[str, int, int], tuple[int, ...]] = {}
-    cuts = {}
-    for job in workload.jobs:
-        cause = (known.graph_of[job.name], job.microbatches, state_of(job.optimizer, job.precision).copies)
-        if cause not in found:
-            report(f"cut {job.name}")
-            try:
-                found[cause] = partition(
-                    known.graphs[cause[0]], cluster, microbatches=job.microbatches, state_copies=cause[2]
-                )
-            except InfeasibleError as error:
-                raise InfeasibleError(
-                    f"{job.name}: {error}",
-                    device=error.device,
-                    missing_bytes=error.missing_bytes,
-                    job=job.name,
-                    largest=error.largest,
-                ) from None
-            except TraceError as error:
-                raise TraceError(f"job {job.name}: {error}") from error
-        cuts[job.name] = found[cause]
-    return cuts
+
+    def cause_of(job: Job) -> tuple[str, int, int]:
+        return (known.graph_of[job.name], job.microbatches, state_of(job.optimizer, job.precision).copies)
+
+    asked = firsts(workload.jobs, cause_of)
+    questions = [
+        (graph, Question(f"cut {job.name}", partition, dict(cluster=cluster, microbatches=parts, state_copies=copies)))
+        for (graph, parts, copies), job in asked.items()
+    ]
+    found = {}
+    for (cause, job), outcome in zip(asked.items(), known.answers(questions, report), strict=True):
+        try:
+            found[cause] = outcome.result()
+        except InfeasibleError as error:
+            raise InfeasibleError(
+                f"{job.name}: {error}",
+                device=error.device,
+                missing_bytes=error.missing_bytes,
+                job=job.name,
+                largest=error.largest,
+            ) from None
+        except TraceError as error:
+            raise TraceError(f"job {job.name}: {error}") from error
+    return {job.name: found[cause_of(job)] for job in workload.jobs}
 
 
 def _facts(workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]], report: Report) -> Facts:
-    layouts: dict[tuple[str, tuple[int, ...]], Layout] = {}
-    for job in workload.jobs:
-        cause = (known.graph_of[job.name], cuts[job.name])
-        if cause not in layouts:
-            report(f"cost the {len(cause[1]) + 1} shards of {job.name}")
-            layouts[cause] = layout_facts(known.graphs[cause[0]], cause[0], cause[1], workload.cluster.profiles)
-    graphs: tuple[Graph, ...] = tuple(graph_facts(graph, name) for name, graph in known.graphs.items())
+    asked = firsts(workload.jobs, lambda job: (known.graph_of[job.name], cuts[job.name]))
+    questions = [
+        (
+            graph,
+            Question(
+                f"cost the {len(positions) + 1} shards of {job.name}",
+                layout_facts,
+                dict(graph=graph, cuts=positions, profiles=workload.cluster.profiles),
+            ),
+        )
+        for (graph, positions), job in asked.items()
+    ]
     jobs = tuple(
         JobFacts(
             job=job.name,
@@ -274,7 +210,8 @@ def _facts(workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]]
         )
         for job in workload.jobs
     )
-    return Facts(graphs=graphs, layouts=tuple(layouts.values()), jobs=jobs)
+    layouts = tuple(outcome.result() for outcome in known.answers(questions, report))
+    return Facts(graphs=tuple(known.facts.values()), layouts=layouts, jobs=jobs)
 
 
 def _check_host(workload: Workload, needed_bytes: int) -> None:
@@ -292,7 +229,7 @@ def _check_host(workload: Workload, needed_bytes: int) -> None:
 
 def _refuse_bad_cuts(known: Study, cuts: Mapping[str, tuple[int, ...]]) -> None:
     for job, positions in cuts.items():
-        graph_positions = known.graphs[known.graph_of[job]].cut_positions
+        graph_positions = known.facts_of(job).cut_positions
         allowed = set(graph_positions)
         wrong = [position for position in positions if position not in allowed]
         if wrong or list(positions) != sorted(set(positions)):

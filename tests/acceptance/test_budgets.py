@@ -9,7 +9,7 @@ from support.models import GPT2
 from support.whole import cluster, whole_job
 
 from planner import SolverOptions, plan
-from planner.pipeline import study
+from planner.study import study
 from plans.errors import InfeasibleError
 from plans.workload import Workload
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from planner.calibrate import calibrate
 from planner.frontend.traced import TracedGraph
-from planner.pipeline import plan, study
+from planner.pipeline import plan
+from planner.study import study
 from plans.durations import Durations
 from plans.flow import Instance, refreshes, trace, unroll
 from plans.plan import Plan
@@ -169,7 +170,7 @@ def plan_of_few_shards() -> Plan:
     """
     roomy = workload(128 * MIB)
     studied = study(roomy.jobs)
-    cuts = {job: block_borders(studied.graphs[graph]) for job, graph in studied.graph_of.items()}
+    cuts = {job: block_borders(studied.graphs[graph].traced) for job, graph in studied.graph_of.items()}
     unlimited = plan(roomy, studied=studied, cuts=cuts)
     rate = balanced_rate(unlimited, measured(unlimited))
     found = []

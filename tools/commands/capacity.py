@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     output = Output(as_json=arguments.json, quiet=arguments.quiet)
     with output.working():
         workload = load(arguments.workload)
-        from planner.pipeline import plan, study
+        from planner.pipeline import plan
+        from planner.study import study
 
         studied = study(workload.jobs, report=output.progress)
     for notice in studied.notices:

@@ -58,7 +58,8 @@ def _plan(arguments: argparse.Namespace, output: Output) -> tuple[Plan, Sequence
     from planner.workload_file import load
 
     workload = load(arguments.workload)  # before torch is imported, so that a mistake is told at once
-    from planner.pipeline import plan, study
+    from planner.pipeline import plan
+    from planner.study import study
 
     studied = study(workload.jobs, report=output.progress)
     for notice in studied.notices:

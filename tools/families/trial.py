@@ -26,7 +26,7 @@ from planner.cycles import make_lists
 from planner.frontend import keyed
 from planner.frontend.data import open_data
 from planner.frontend.traced import TracedGraph
-from planner.pipeline import Study, study
+from planner.study import Study, study
 from plans.digests import decisions_digest, lists_digest
 from plans.errors import HydraplanError
 from plans.facts import Layout
@@ -146,7 +146,7 @@ def _explained(name: str, wrong: str, expected: Result, graph: TracedGraph) -> s
 
 
 def _graph(known: Study, job: str) -> TracedGraph:
-    return known.graphs[known.graph_of[job]]
+    return known.graphs[known.graph_of[job]].traced
 
 
 def even_cuts(graph: TracedGraph, shards: int) -> tuple[int, ...]:

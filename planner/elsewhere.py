@@ -1,0 +1,134 @@
+"""Other processes that trace, cut and cost graphs beside this one: all of that is Python, which uses one core.
+
+    this process       trace a | cut a | cost a |                    trace c | cut c | cost c
+    another            trace b | cut b | cost b |  (forked; the graph stays there, what is asked about it comes back)
+
+Results do not depend on who has a graph. What goes wrong elsewhere for other reasons than a HydraplanError (also: the
+process was killed) is done again here, where it is seen.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+from weakref import finalize
+
+import torch
+from torch import Tensor
+
+from planner.collector import collector_paused
+from planner.frontend.trace import trace
+from planner.frontend.traced import TracedGraph
+from plans.errors import HydraplanError
+from plans.workload import Job
+
+Given = tuple[Job, Mapping[str, Tensor]]
+"""What a graph is traced from: a job and one of its microbatches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A function of a graph, to be found by its name in a module."""
+
+    what: str
+    """What is done to answer it, for people."""
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    """Its others, by name."""
+
+    def answered(self, graph: Callable[[], TracedGraph]) -> Outcome:
+        try:
+            with collector_paused():
+                return Outcome(self.function(graph(), **self.arguments), None)
+        except HydraplanError as error:
+            return Outcome(None, error)
+
+
+class Outcome(NamedTuple):
+    """What a question has led to."""
+
+    value: Any
+    error: HydraplanError | None
+
+    def result(self) -> Any:
+        """Raises the error, if there was one."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class Process:
+    """A process with graphs of its own, each traced when it is first asked about."""
+
+    def __init__(self, graphs: Sequence[Given]) -> None:
+        context = multiprocessing.get_context("fork")  # also for what only this process knows, as `__main__`
+        self.connection, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, graphs), daemon=True)
+        process.start()
+        there.close()
+        finalize(self, _stop, process, os.getpid())
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A graph that another process has. Answers come in the order of the questions to that process."""
+
+    process: Process
+    number: int
+
+    def ask(self, question: Question) -> None:
+        with suppress(OSError):
+            self.process.connection.send((self.number, question))
+
+    def answer(self) -> Outcome | None:
+        """None: there is none, for whatever reason."""
+        try:
+            outcome: Outcome | None = self.process.connection.recv()
+        except (EOFError, OSError):
+            return None
+        return outcome
+
+
+def spread(graphs: Sequence[Given]) -> list[Elsewhere | None]:
+    """Who has which graph; None: this process. As many processes as there are cores, while there are graphs.
+
+    Only this process where a fork would be unsafe: beside threads, or after CUDA has been used.
+    """
+    alone = threading.active_count() > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    count = 1 if alone else max(1, min(len(os.sched_getaffinity(0)), len(graphs)))
+    parts = [list(graphs[number::count]) for number in range(count)]
+    processes = [None, *(Process(part) for part in parts[1:])]
+    return [
+        None if (process := processes[number % count]) is None else Elsewhere(process, number // count)
+        for number in range(len(graphs))
+    ]
+
+
+def _serve(connection: Connection, given: Sequence[Given]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    torch.set_num_threads(1)  # those that there were before the fork are not here
+    graphs = [cache(partial(trace, *each)) for each in given]
+    while True:
+        try:
+            number, question = connection.recv()
+        except EOFError:
+            return
+        try:
+            outcome = question.answered(graphs[number])
+        except Exception:
+            outcome = None
+        connection.send(outcome)
+
+
+def _stop(process: multiprocessing.process.BaseProcess, parent: int) -> None:
+    if os.getpid() == parent:
+        process.terminate()
+        process.join()

@@ -1,0 +1,151 @@
+"""What planning learns from the user's code, for any cluster: the jobs' data opened, their models traced.
+
+Graphs that are equal are traced once. Where there are cores for it, distinct ones are traced, cut and costed side by
+side: other processes hold some of the graphs and answer questions about them (`planner.elsewhere`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+from torch import Tensor
+
+from planner.collector import collector_paused
+from planner.elsewhere import Elsewhere, Outcome, Question, spread
+from planner.facts import graph_facts
+from planner.frontend.build import same_graph_cause
+from planner.frontend.data import JobData, MapDataset, open_data
+from planner.frontend.fingerprints import fingerprints
+from planner.frontend.trace import trace
+from planner.frontend.traced import TracedGraph
+from plans.facts import Graph
+from plans.plan import Fingerprint
+from plans.workload import Job, Target
+
+Report = Callable[[str], None]
+"""Called with a line on what is being done now; for people, on stderr."""
+
+
+Cause = TypeVar("Cause")
+
+
+def quietly(line: str) -> None:
+    """The report of what nobody asked for."""
+
+
+class StudiedGraph:
+    """A job's traced graph, in this process or in another."""
+
+    def __init__(self, job: Job, batch: Mapping[str, Tensor], elsewhere: Elsewhere | None = None) -> None:
+        self.job = job
+        self.batch = batch
+        self.elsewhere = elsewhere
+        """Who else has it."""
+
+    @cached_property
+    def traced(self) -> TracedGraph:
+        """The graph in this process; traced here only when it is asked for. Raises TraceError and WorkloadError."""
+        with collector_paused():
+            return trace(self.job, self.batch)
+
+    def answered(self, question: Question) -> Outcome:
+        """By this process."""
+        return question.answered(lambda: self.traced)
+
+    def answer_from_elsewhere(self, question: Question) -> Outcome:
+        """To what was asked there; what cannot be answered there, this process has to find out."""
+        outcome = self.elsewhere.answer() if self.elsewhere is not None else None
+        if outcome is None:
+            self.elsewhere = None
+            outcome = self.answered(question)
+        return outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """What planning learns from the user's code, for any cluster."""
+
+    jobs: tuple[Job, ...]
+    graphs: Mapping[str, StudiedGraph]
+    """Graph name -> traced graph; structurally equal ones once."""
+    facts: Mapping[str, Graph]
+    """Of the graphs, by their names."""
+    graph_of: Mapping[str, str]
+    """Job -> graph name."""
+    fingerprints: tuple[Fingerprint, ...]
+    notices: tuple[str, ...]
+    """What the user should know of the data, such as items that are dropped."""
+
+    def facts_of(self, job: str) -> Graph:
+        return self.facts[self.graph_of[job]]
+
+    def answers(self, questions: Sequence[tuple[str, Question]], report: Report = quietly) -> list[Outcome]:
+        """What comes of (graph name, question), each."""
+        return answers([(self.graphs[name], question) for name, question in questions], report)
+
+
+def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
+    """Open the jobs' data and trace their models, equal ones once. Raises TraceError and WorkloadError."""
+    data = _open_all(jobs)
+    batches = {job.name: data[job.name].microbatch(0, 0) for job in jobs}
+    causes = {job.name: same_graph_cause(job, batches[job.name]) for job in jobs}
+    distinct = firsts(jobs, lambda job: causes[job.name])
+    others = spread([(job, batches[job.name]) for job in distinct.values()])
+    traced = {
+        cause: StudiedGraph(job, batches[job.name], elsewhere)
+        for (cause, job), elsewhere in zip(distinct.items(), others, strict=True)
+    }
+    graphs: dict[str, StudiedGraph] = {}
+    facts: dict[str, Graph] = {}
+    names: dict[str, str] = {}
+    name_of: dict[object, str] = {}
+    questions = [(graph, Question(f"trace {graph.job.name}", graph_facts, {"name": ""})) for graph in traced.values()]
+    for (cause, graph), outcome in zip(traced.items(), answers(questions, report), strict=True):
+        found = outcome.result()
+        name = names.setdefault(found.digest, f"{graph.job.model.path.split(':')[-1]}-{len(names) + 1}")
+        if name not in graphs or facts[name].construction_bytes < found.construction_bytes:
+            graphs[name], facts[name] = graph, replace(found, name=name)
+        name_of[cause] = name
+    notices = tuple(dict.fromkeys(each.dropped for each in data.values() if each.dropped is not None))
+    return Study(
+        jobs=tuple(jobs),
+        graphs=graphs,
+        facts=facts,
+        graph_of={job.name: name_of[causes[job.name]] for job in jobs},
+        fingerprints=fingerprints(jobs, data),
+        notices=notices,
+    )
+
+
+def firsts(jobs: Sequence[Job], cause: Callable[[Job], Cause]) -> dict[Cause, Job]:
+    """Each cause, and the first job that has it."""
+    found: dict[Cause, Job] = {}
+    for job in jobs:
+        found.setdefault(cause(job), job)
+    return found
+
+
+def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
+    """Data sets that several jobs name alike are made once: planning only looks at some items."""
+    opened: dict[Target, MapDataset] = {}
+    return {job.name: open_data(job, opened) for job in jobs}
+
+
+def answers(questions: Sequence[tuple[StudiedGraph, Question]], report: Report = quietly) -> list[Outcome]:
+    """What comes of questions about graphs, each answered where its graph is, side by side."""
+    for graph, question in questions:
+        if graph.elsewhere is not None:
+            report(question.what)
+            graph.elsewhere.ask(question)
+    here: dict[int, Outcome] = {}
+    for number, (graph, question) in enumerate(questions):
+        if graph.elsewhere is None:
+            report(question.what)
+            here[number] = graph.answered(question)
+    return [
+        here[number] if number in here else graph.answer_from_elsewhere(question)
+        for number, (graph, question) in enumerate(questions)
+    ]
