@@ -1,9 +1,9 @@
 """How much of loading hides behind computing, where both take equally long.
 
 Two byte-level GPT-2 jobs of 16 shards and more each share one device that holds at most four of these shards. The same
-lists run on unthrottled links (that is what computing takes) and on links throttled so that bytes / bandwidth
-takes just as long; a perfect overlap would run no longer. Both in one process, by turns; the first cycle of each run
-is warm-up; median of five.
+lists run on unthrottled links (that is what computing takes) and right after that on links throttled so that bytes /
+bandwidth takes just as long as that run did; a perfect overlap would run no longer. All in one process; the first cycle
+of each run is warm-up; median of five such pairs.
 
     time_over_bound    throttled cycle time / unthrottled cycle time; the aim is at most 1.25
     update_share       host update time / compute time
@@ -212,12 +212,12 @@ def block_borders(graph: TracedGraph) -> tuple[int, ...]:
 def main() -> None:
     made = plan_of_few_shards()
     free = on_links_of(made, None)
-    rate = balanced_rate(made, measured(free))
-    slow = on_links_of(made, rate)
-    computing, ratios = [], []
+    measured(free)  # files are read and caches warm after that
+    computing, ratios, rates = [], [], []
     for number in range(RUNS):
         computing.append(measured(free))
-        limited = measured(slow)
+        rates.append(balanced_rate(made, computing[-1]))
+        limited = measured(on_links_of(made, rates[-1]))
         ratios.append(limited.cycle_s / computing[-1].cycle_s)
         print(f"run {number}: {computing[-1].cycle_s:.3f} s unthrottled, {limited.cycle_s:.3f} s", file=sys.stderr)
     print(
@@ -228,10 +228,10 @@ def main() -> None:
                 "ratios": [round(ratio, 3) for ratio in ratios],
                 "shards": [len(layout.shards) for layout in made.facts.layouts],
                 "most_shards_on_device": most_shards(made),
-                "link_bytes_per_s": rate,
+                "link_bytes_per_s": rates,
                 "compute_share": round(statistics.median(each.compute_s / each.cycle_s for each in computing), 3),
                 "update_share": round(statistics.median(each.update_s / each.compute_s for each in computing), 3),
-                "predicted_time_over_bound": round(predicted_cycle_us(slow) / predicted_cycle_us(free), 3),
+                "predicted_time_over_bound": round(predicted_ratio(made), 3),
             }
         )
     )
