@@ -33,9 +33,11 @@ def planner(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
             raise InfeasibleError("shard a/1 needs 6.0 MiB", device="device0", missing_bytes=missing)
         return toy_plan(workload, toy_layout())
 
-    pipeline = ModuleType("planner.pipeline")
-    pipeline.__dict__.update(plan=plan, study=lambda jobs, **options: SimpleNamespace(notices=[NOTICE]))
+    pipeline, study = ModuleType("planner.pipeline"), ModuleType("planner.study")
+    pipeline.__dict__.update(plan=plan)
+    study.__dict__.update(study=lambda jobs, **options: SimpleNamespace(notices=[NOTICE]))
     monkeypatch.setitem(sys.modules, "planner.pipeline", pipeline)
+    monkeypatch.setitem(sys.modules, "planner.study", study)
     monkeypatch.setattr("planner.workload_file.load", lambda path: replace(toy_workload(2), cluster=toy_cluster(1)))
     return asked
 
