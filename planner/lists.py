@@ -146,7 +146,7 @@ class ListMaker:
         self.lines = 0
         """Lines of cycles made so far."""
         self._ranks: dict[object, list[tuple[str, bool]]] = {}
-        self._alone: dict[object, tuple[Fit, Dispatch]] = {}
+        self._fits: dict[object, Fit] = {}
         self._dispatches: dict[object, tuple[Views, Dispatch]] = {}
         self._phases: dict[tuple[int, tuple[Placement, ...]], Phase] = {}
         self._latest: Made | None = None
@@ -217,20 +217,18 @@ class ListMaker:
         return dispatch.renamed(jobs, dict(zip(like, by_device, strict=True)))
 
     def _together(self, by_device: Views, repeat: int) -> Dispatch:
-        alone = {name: self._made_alone(name, views, repeat) for name, views in by_device.items()}
-        if len(alone) == 1:
-            ((_, dispatch),) = alone.values()
-            return dispatch
-        # Beside others it will be about the same as alone.
-        devices = {name: self._attempt(name, views, alone[name][0]) for name, views in by_device.items()}
+        if len(by_device) == 1:
+            ((name, views),) = by_device.items()
+            return self._by_itself(name, views, repeat)
+        devices = {}
+        for name, views in by_device.items():
+            self._dispatched({name: views}, repeat)  # beside others it will be about the same
+            devices[name] = self._attempt(name, views, self._fits[_alike(views), repeat > 1])
         return self._fitted(devices, repeat).dispatch
 
-    def _made_alone(self, name: str, views: Sequence[JobView], repeat: int) -> tuple[Fit, Dispatch]:
+    def _by_itself(self, name: str, views: Sequence[JobView], repeat: int) -> Dispatch:
         """One device's list. Where the first that fits leaves much unused, some rooms between it and the last that
         did not are tried, and the fastest is taken."""
-        key = (_alike(views), repeat > 1)
-        if key in self._alone:
-            return self._alone[key]
         device = self._attempt(name, views, None)
         found = self._fitted({name: device}, repeat)
         fit, best = Fit(device.variant, device.room), found.dispatch
@@ -249,8 +247,8 @@ class ListMaker:
             low, found = device.room, tried
             if found.dispatch.length_us < best.length_us:
                 fit, best = Fit(device.variant, device.room), found.dispatch
-        self._alone[key] = fit, best
-        return fit, best
+        self._fits[_alike(views), repeat > 1] = fit
+        return best
 
     def _attempt(self, name: str, views: Sequence[JobView], fit: Fit | None) -> Attempt:
         return Attempt(name, views, self.devices[name].budget_bytes, self.ranked(name, views), fit)

@@ -83,23 +83,24 @@ def instances(draw: st.DrawFn) -> tuple[Workload, Facts, Decisions]:
         update_workers=draw(st.integers(1, 2)),
     )
     workload = toy_workload(jobs, cluster=cluster, microbatches=draw(st.integers(1, 4)))
-    workload = replace(workload, jobs=tuple(replace(job, steps=draw(st.integers(1, 7))) for job in workload.jobs))
+    steps = draw(st.sampled_from([st.integers(1, 7), st.just(6)]))
+    workload = replace(workload, jobs=tuple(replace(job, steps=draw(steps)) for job in workload.jobs))
     slabs = st.lists(st.sampled_from([slab.name for slab in layout.slabs]), unique=True, max_size=4).map(tuple)
     backward = [number for number, shard in enumerate(layout.shards) if shard.has_backward]
     keep = st.lists(st.sampled_from(backward), unique=True).map(tuple) if backward else st.just(())
+    options = st.fixed_dictionaries({"resident": slabs, "keep": keep, "device_updates": slabs})
+    alike = draw(st.none() | options)
     phases: tuple[list[Placement], list[Placement]] = ([], [])
     for job in workload.jobs:
         first = draw(st.integers(0, job.steps))
-        for phase, steps in zip(phases, (first, job.steps - first), strict=True):
-            if steps:
+        for phase, count in zip(phases, (first, job.steps - first), strict=True):
+            if count:
                 phase.append(
                     Placement(
                         job=job.name,
                         device=draw(st.sampled_from([device.name for device in cluster.devices])),
-                        steps=steps,
-                        resident=draw(slabs),
-                        keep=draw(keep),
-                        device_updates=draw(slabs),
+                        steps=count,
+                        **(draw(options) if alike is None else alike),
                     )
                 )
     state_copies = draw(st.integers(0, 2))
