@@ -100,9 +100,11 @@ class Elsewhere:
 def spread(graphs: Sequence[Given]) -> list[Elsewhere | None]:
     """Who has which graph; None: this process. As many processes as there are cores, while there are graphs.
 
-    Only this process where a fork would be unsafe: beside threads, or after CUDA has been used.
+    Only this process where a fork would be unsafe (beside threads, or after CUDA has been used) or is not allowed (in a
+    daemonic process).
     """
-    alone = threading.active_count() > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    unsafe = threading.active_count() > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    alone = unsafe or multiprocessing.current_process().daemon
     count = 1 if alone else max(1, min(len(os.sched_getaffinity(0)), len(graphs)))
     parts = [list(graphs[number::count]) for number in range(count)]
     processes = [None, *(Process(part) for part in parts[1:])]
