@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 from weakref import finalize
@@ -70,6 +71,7 @@ class Process:
 
     def __init__(self, graphs: Sequence[Given]) -> None:
         context = multiprocessing.get_context("fork")  # also for what only this process knows, as `__main__`
+        self.tickets = count()
         self.connection, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, graphs), daemon=True)
         process.start()
@@ -79,22 +81,28 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A graph that another process has. Answers come in the order of the questions to that process."""
+    """A graph that another process has."""
 
     process: Process
     number: int
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: Question) -> int:
+        """Returns the ticket for the answer."""
+        ticket = next(self.process.tickets)
         with suppress(OSError):
-            self.process.connection.send((self.number, question))
+            self.process.connection.send((ticket, self.number, question))
+        return ticket
 
-    def answer(self) -> Outcome | None:
-        """None: there is none, for whatever reason."""
+    def answer(self, ticket: int) -> Outcome | None:
+        """In the order of the questions to that process; what nobody has waited for is passed over. None: there is no
+        answer, for whatever reason."""
         try:
-            outcome: Outcome | None = self.process.connection.recv()
+            while True:
+                answered, outcome = self.process.connection.recv()
+                if answered == ticket:
+                    return outcome  # type: ignore[no-any-return]
         except (EOFError, OSError):
             return None
-        return outcome
 
 
 def spread(graphs: Sequence[Given]) -> list[Elsewhere | None]:
@@ -105,11 +113,10 @@ def spread(graphs: Sequence[Given]) -> list[Elsewhere | None]:
     """
     unsafe = threading.active_count() > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     alone = unsafe or multiprocessing.current_process().daemon
-    count = 1 if alone else max(1, min(len(os.sched_getaffinity(0)), len(graphs)))
-    parts = [list(graphs[number::count]) for number in range(count)]
-    processes = [None, *(Process(part) for part in parts[1:])]
+    most = 1 if alone else max(1, min(len(os.sched_getaffinity(0)), len(graphs)))
+    processes = [None, *(Process(graphs[number::most]) for number in range(1, most))]
     return [
-        None if (process := processes[number % count]) is None else Elsewhere(process, number // count)
+        None if (process := processes[number % most]) is None else Elsewhere(process, number // most)
         for number in range(len(graphs))
     ]
 
@@ -120,14 +127,14 @@ def _serve(connection: Connection, given: Sequence[Given]) -> None:
     graphs = [cache(partial(trace, *each)) for each in given]
     while True:
         try:
-            number, question = connection.recv()
+            ticket, number, question = connection.recv()
         except EOFError:
             return
         try:
             outcome = question.answered(graphs[number])
         except Exception:
             outcome = None
-        connection.send(outcome)
+        connection.send((ticket, outcome))
 
 
 def _stop(process: multiprocessing.process.BaseProcess, parent: int) -> None:

@@ -55,14 +55,6 @@ class StudiedGraph:
         """By this process."""
         return question.answered(lambda: self.traced)
 
-    def answer_from_elsewhere(self, question: Question) -> Outcome:
-        """To what was asked there; what cannot be answered there, this process has to find out."""
-        outcome = self.elsewhere.answer() if self.elsewhere is not None else None
-        if outcome is None:
-            self.elsewhere = None
-            outcome = self.answered(question)
-        return outcome
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
@@ -136,16 +128,21 @@ def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
 
 def answers(questions: Sequence[tuple[StudiedGraph, Question]], report: Report = quietly) -> list[Outcome]:
     """What comes of questions about graphs, each answered where its graph is, side by side."""
-    for graph, question in questions:
+    asked: dict[int, tuple[Elsewhere, int]] = {}
+    for number, (graph, question) in enumerate(questions):
         if graph.elsewhere is not None:
             report(question.what)
-            graph.elsewhere.ask(question)
-    here: dict[int, Outcome] = {}
+            asked[number] = graph.elsewhere, graph.elsewhere.ask(question)
+    found: dict[int, Outcome] = {}
     for number, (graph, question) in enumerate(questions):
-        if graph.elsewhere is None:
+        if number not in asked:
             report(question.what)
-            here[number] = graph.answered(question)
-    return [
-        here[number] if number in here else graph.answer_from_elsewhere(question)
-        for number, (graph, question) in enumerate(questions)
-    ]
+            found[number] = graph.answered(question)
+    for number, (elsewhere, ticket) in asked.items():
+        graph, question = questions[number]
+        outcome = elsewhere.answer(ticket)
+        if outcome is None:  # this process has to find out
+            graph.elsewhere = None
+            outcome = graph.answered(question)
+        found[number] = outcome
+    return [found[number] for number in range(len(questions))]

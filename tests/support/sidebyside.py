@@ -15,6 +15,8 @@ from support.models import Skips
 from support.whole import cluster, whole_job
 from torch import Tensor
 
+from planner.elsewhere import Question
+from planner.facts import graph_facts
 from planner.pipeline import plan
 from planner.solver import SolverOptions
 from planner.study import Study, study
@@ -68,6 +70,8 @@ def main() -> None:
     alone = plan_text(jobs, studied(jobs, 1))
     both = studied(jobs, 2)
     assert [graph.elsewhere is None for graph in both.graphs.values()] == [True, False, True]
+    elsewhere = next(graph.elsewhere for graph in both.graphs.values() if graph.elsewhere is not None)
+    elsewhere.ask(Question("nobody waits for this", graph_facts, {"name": ""}))
     assert plan_text(jobs, both) == alone
     for process in multiprocessing.active_children():
         process.kill()
@@ -81,7 +85,7 @@ def main() -> None:
     done = studied(once, 2)
     assert done.graph_of["once"] in done.facts
     assert done.graphs[done.graph_of["once"]].elsewhere is None
-    del both, done
+    del both, done, elsewhere
     gc.collect()
     assert not multiprocessing.active_children()
     print("all of it holds")
