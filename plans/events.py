@@ -10,16 +10,28 @@ places is free. Who waits for a server is served in order of number, the first t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from heapq import heappop, heappush
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from typing import TypeAlias
 
 NO_SERVER = -1
 
-_FINISH, _RELEASE, _OCCUPY, _READY = range(4)
+_UNKNOWN = -1
+"""Start and finish of a task that has not been simulated yet."""
+_FREED, _TAKEN = -2, -1
+"""What else than a task that is ready for it happens to a server: one of its places is free again, or is taken."""
+
+_Event: TypeAlias = tuple[int, int, int]
+"""(time, server, the task that is ready for it, or what else happens to it)."""
 
 
 class Tasks:
-    """Tasks in the order of their numbers; `run` simulates those added since the last run."""
+    """Tasks in the order of their numbers; `run` simulates those added since the last run.
+
+    What starts and finishes when follows from what a task waits for alone, but for those that need a server: these are
+    gone through in order of time.
+    """
 
     def __init__(self, places: list[int]) -> None:
         """`places`: server -> how many tasks it runs at once."""
@@ -27,18 +39,17 @@ class Tasks:
         self.finish_us: list[int] = []
         self._durations: list[int] = []
         self._servers: list[int] = []
-        self._waits: list[tuple[int, ...]] = []
+        self._waits: list[Sequence[int]] = []
         self._places = places
-        self._reserved: list[tuple[int, int, int]] = []
-        self._done = 0
+        self._events: list[_Event] = []
+        self._watchers: dict[int, list[int]] = defaultdict(list)
+        """Task whose finish is unknown -> those that wait for it, and are looked at again when it is known."""
 
-    def add(self, duration_us: int, server: int, waits: Iterable[int]) -> int:
+    def add(self, duration_us: int, server: int, waits: Sequence[int]) -> int:
         """A task that waits for earlier ones; returns its number."""
         self._durations.append(duration_us)
         self._servers.append(server)
-        self._waits.append(tuple(waits))
-        self.start_us.append(-1)
-        self.finish_us.append(-1)
+        self._waits.append(waits)
         return len(self._durations) - 1
 
     def shift(self, task: int, by_us: int) -> None:
@@ -47,65 +58,61 @@ class Tasks:
         self.start_us[task] = max(self.start_us[task] + by_us, ready)
         self.finish_us[task] = self.start_us[task] + self._durations[task]
         if self._servers[task] != NO_SERVER:
-            self._reserved.append((self._servers[task], self.start_us[task], self.finish_us[task]))
+            self._events.append((self.start_us[task], self._servers[task], _TAKEN))
+            self._events.append((self.finish_us[task], self._servers[task], _FREED))
 
     def run(self) -> None:
         """Simulate all tasks added since the last run. What ran before keeps its times."""
-        first, self._done = self._done, len(self._durations)
-        start, finish = self.start_us, self.finish_us
-        pending = [0] * (self._done - first)
-        earliest = [0] * (self._done - first)
-        followers: list[list[int]] = [[] for _ in pending]
-        events: list[tuple[int, int, int]] = []
-        for server, begin, end in self._reserved:
-            heappush(events, (begin, _OCCUPY, server))
-            heappush(events, (end, _RELEASE, server))
-        self._reserved = []
-        for task in range(first, self._done):
-            for other in self._waits[task]:
-                if other < first:
-                    earliest[task - first] = max(earliest[task - first], finish[other])
-                else:
-                    pending[task - first] += 1
-                    followers[other - first].append(task)
-            if not pending[task - first]:
-                heappush(events, (earliest[task - first], _READY, task))
+        first, end = len(self.start_us), len(self._durations)
+        self.start_us += [_UNKNOWN] * (end - first)
+        self.finish_us += [_UNKNOWN] * (end - first)
+        events = self._events
+        heapify(events)
+        self._start_known(range(first, end))
         free = list(self._places)
         queues: list[list[int]] = [[] for _ in free]
-        touched: set[int] = set()
         while events:
             now = events[0][0]
+            touched: set[int] = set()
             while events and events[0][0] == now:
-                _, kind, subject = heappop(events)
-                if kind == _READY:
-                    server = self._servers[subject]
-                    if server == NO_SERVER:
-                        start[subject] = now
-                        finish[subject] = now + self._durations[subject]
-                        heappush(events, (finish[subject], _FINISH, subject))
-                    else:
-                        heappush(queues[server], subject)
-                        touched.add(server)
-                elif kind == _FINISH:
-                    server = self._servers[subject]
-                    if server != NO_SERVER:
-                        free[server] += 1
-                        touched.add(server)
-                    for follower in followers[subject - first]:
-                        number = follower - first
-                        pending[number] -= 1
-                        if not pending[number]:
-                            heappush(events, (max(now, earliest[number]), _READY, follower))
+                _, server, what = heappop(events)
+                if what == _FREED:
+                    free[server] += 1
+                elif what == _TAKEN:
+                    free[server] -= 1
                 else:
-                    free[subject] += 1 if kind == _RELEASE else -1
-                    touched.add(subject)
+                    heappush(queues[server], what)
+                touched.add(server)
             for server in touched:
                 queue = queues[server]
                 while queue and free[server] > 0:
                     task = heappop(queue)
                     free[server] -= 1
-                    start[task] = now
-                    finish[task] = now + self._durations[task]
-                    heappush(events, (finish[task], _FINISH, task))
-            touched.clear()
-        assert all(finish[task] >= 0 for task in range(first, self._done)), "waits point upward"
+                    heappush(events, (self._start(task, now), server, _FREED))
+                    self._start_known(self._watchers.pop(task, ()))
+        assert not self._watchers, "waits point upward"
+
+    def _start(self, task: int, now: int) -> int:
+        self.start_us[task] = now
+        self.finish_us[task] = finish = now + self._durations[task]
+        return finish
+
+    def _start_known(self, tasks: Iterable[int]) -> None:
+        """Start each task whose waits are known, and what waits for it; where it needs a server, it is ready for it."""
+        finish_us = self.finish_us
+        todo = [*tasks]
+        for task in todo:  # grows
+            ready = 0
+            for other in self._waits[task]:
+                finish = finish_us[other]
+                if finish == _UNKNOWN:
+                    self._watchers[other].append(task)
+                    break
+                if finish > ready:
+                    ready = finish
+            else:
+                if self._servers[task] != NO_SERVER:
+                    heappush(self._events, (ready, self._servers[task], task))
+                else:
+                    self._start(task, ready)
+                    todo += self._watchers.pop(task, ())

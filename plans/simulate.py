@@ -146,8 +146,29 @@ class _Servers:
                 self._of.update({(device, direction): len(self.places) for device in devices})
                 self.places.append(1)
 
-    def of(self, step: Step, runs_on: Engine) -> int:
-        return 0 if step.device == HOST else self._of.get((step.device, runs_on), NO_SERVER)
+    def of(self, step: Step, runs_on: Engine | None) -> int:
+        if step.device == HOST:
+            return 0
+        return NO_SERVER if runs_on is None else self._of.get((step.device, runs_on), NO_SERVER)
+
+
+def _latest(flow: Flow, engines: Sequence[Engine | None], waits: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Site -> the sites that it waits for: of each engine of a device, which finishes its steps in list order, the
+    latest alone; of its own, the one before, which comes first."""
+    first_on: dict[tuple[str, Engine], int] = {}
+    first: list[int] = []
+    """Site -> the first one of its engine; of the host and of drops, itself."""
+    before: dict[int, int] = {}
+    result: list[list[int]] = []
+    for number, (site, runs_on, ascending) in enumerate(zip(flow.sites, engines, waits, strict=True)):
+        device = site.step.device
+        own = number if device == HOST or runs_on is None else first_on.setdefault((device, runs_on), number)
+        latest = {first[wait]: wait for wait in ascending}
+        latest.pop(own, None)
+        result.append([before[own], *latest.values()] if own in before else [*latest.values()])
+        before[own] = number
+        first.append(own)
+    return result
 
 
 class _Simulator:
@@ -159,15 +180,15 @@ class _Simulator:
         self.plan = plan
         self.flow = flow
         self.arenas = arenas
-        self.waits = waits
         self.most_copies = most_copies
         self.durations = Durations(plan).of_sites(flow.sites)
         self.engines = [engine(site.step) for site in flow.sites]
-        self.servers = _Servers(plan.workload.cluster)
-        self.tasks = Tasks(self.servers.places)
+        self.waits = _latest(flow, self.engines, waits)
+        servers = _Servers(plan.workload.cluster)
+        self.servers = [servers.of(site.step, runs_on) for site, runs_on in zip(flow.sites, self.engines, strict=True)]
+        self.tasks = Tasks(servers.places)
         self.tasks_of = [NO_TASK] * len(flow.sites)
         self.first_tasks_of = [NO_TASK] * len(flow.sites)
-        self.last_on: dict[tuple[str, Engine], int] = {}
         self.steady = True
         self.periods: dict[int, int] = {}
 
@@ -196,20 +217,12 @@ class _Simulator:
 
     def add(self, sites: range) -> None:
         """Append a list. Its tasks replace those that stood for the same sites."""
+        tasks_of = self.tasks_of
         for number in sites:
-            runs_on = self.engines[number]
-            if runs_on is None:
+            if self.engines[number] is None:
                 continue
-            step = self.flow.sites[number].step
-            waits = [self.tasks_of[wait] for wait in self.waits[number]]
-            if step.device != HOST:
-                before = self.last_on.get((step.device, runs_on))
-                if before is not None:
-                    waits.append(before)
-            task = self.tasks.add(self.durations[number], self.servers.of(step, runs_on), waits)
-            if step.device != HOST:
-                self.last_on[step.device, runs_on] = task
-            self.tasks_of[number] = task
+            waits = [tasks_of[wait] for wait in self.waits[number]]
+            tasks_of[number] = task = self.tasks.add(self.durations[number], self.servers[number], waits)
             if self.first_tasks_of[number] == NO_TASK:
                 self.first_tasks_of[number] = task
 
