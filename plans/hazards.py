@@ -23,22 +23,23 @@ from plans.workload import HOST
 
 def dependencies(flow: Flow, arenas: Arenas) -> tuple[tuple[int, ...], ...]:
     """Site -> earlier sites that it waits for, ascending."""
-    waits: list[set[int]] = [set() for _ in flow.sites]
+    waits: list[list[int]] = [[] for _ in flow.sites]
+    """With repetitions."""
     for instance in flow.instances:
         _order_accesses(instance, waits)
     _order_regions(flow, arenas, waits)
     _order_phases(flow, waits)
-    return tuple(tuple(sorted(wait)) for wait in waits)
+    return tuple(tuple(sorted(set(wait))) for wait in waits)
 
 
-def _order_accesses(instance: Instance, waits: list[set[int]]) -> None:
+def _order_accesses(instance: Instance, waits: list[list[int]]) -> None:
     writer: int | None = None
     readers: list[int] = []
     for site, writes in instance.accesses:
         if writer is not None and writer != site:
-            waits[site].add(writer)
+            waits[site].append(writer)
         if writes:
-            waits[site].update(reader for reader in readers if reader != site)
+            waits[site] += [reader for reader in readers if reader != site]
             writer, readers = site, []
         else:
             readers.append(site)
@@ -54,7 +55,7 @@ def last_users(instance: Instance) -> list[int]:
     return users
 
 
-def _order_phases(flow: Flow, waits: list[set[int]]) -> None:
+def _order_phases(flow: Flow, waits: list[list[int]]) -> None:
     finished: dict[str, dict[Engine, int]] = defaultdict(dict)
     """Device -> its engines' last sites in earlier phases."""
     running: dict[str, dict[Engine, int]] = defaultdict(dict)
@@ -67,7 +68,7 @@ def _order_phases(flow: Flow, waits: list[set[int]]) -> None:
             finished[device] |= running.pop(device)
             phase_of[device] = site.phase
         if kind not in running[device]:
-            waits[number].update(finished[device].values())
+            waits[number] += finished[device].values()
         running[device][kind] = number
 
 
@@ -81,6 +82,9 @@ class _Regions:
 
     def take(self, low: int, high: int, owner: Instance) -> list[Instance]:
         first = bisect_right(self.ends, low)
+        if first < len(self.ends) and (self.starts[first], self.ends[first]) == (low, high):  # as most are
+            one, self.owners[first] = self.owners[first], owner
+            return [one]
         last = bisect_left(self.starts, high)
         previous = self.owners[first:last]
         starts, ends, owners = [low], [high], [owner]
@@ -94,7 +98,7 @@ class _Regions:
         return previous
 
 
-def _order_regions(flow: Flow, arenas: Arenas, waits: list[set[int]]) -> None:
+def _order_regions(flow: Flow, arenas: Arenas, waits: list[list[int]]) -> None:
     regions: dict[str, _Regions] = {}
     for instance in sorted(flow.instances, key=lambda each: (each.begin, each.id)):
         if not instance.in_arena or instance.bytes == 0:
@@ -103,4 +107,4 @@ def _order_regions(flow: Flow, arenas: Arenas, waits: list[set[int]]) -> None:
         high = low + align(instance.bytes)
         for previous in regions.setdefault(instance.place, _Regions()).take(low, high, instance):
             if previous is not instance:
-                waits[instance.begin].update(site for site in last_users(previous) if site < instance.begin)
+                waits[instance.begin] += [site for site in last_users(previous) if site < instance.begin]
