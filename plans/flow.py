@@ -118,7 +118,11 @@ def trace(plan: Plan) -> Flow:
 
 
 def _run(state: State, step: Step) -> None:
-    match step:
+    match step:  # cells, of which most of a list consists, first
+        case Forward():
+            cell_rules.forward(state, step)
+        case Backward():
+            cell_rules.backward(state, step)
         case Load():
             slab_rules.load(state, step)
         case Spill():
@@ -135,7 +139,3 @@ def _run(state: State, step: Step) -> None:
             cell_rules.fetch(state, step)
         case Save():
             cell_rules.save(state, step)
-        case Forward():
-            cell_rules.forward(state, step)
-        case Backward():
-            cell_rules.backward(state, step)

@@ -111,14 +111,14 @@ class State:
     def size_of(self, key: Key) -> int:
         shape = self.shapes[key.job]
         match key.kind:
-            case "parameters":
-                return shape.slabs[key.slab].parameter_bytes
-            case "optimizer":
-                return shape.state_copies * shape.slabs[key.slab].trainable_bytes
             case "activations":
                 return shape.shards[key.shard].activation_bytes
             case "activation_gradients":
                 return shape.shards[key.shard].activation_gradient_bytes
+            case "parameters":
+                return shape.slabs[key.slab].parameter_bytes
+            case "optimizer":
+                return shape.state_copies * shape.slabs[key.slab].trainable_bytes
             case "buffers":
                 return shape.shards[key.shard].buffer_bytes
             case "batch":
@@ -180,12 +180,12 @@ class State:
 
 
 def cell_key(kind: Kind, step: Forward | Backward | Fetch | FetchBatch | Save, shard: int) -> Key:
-    return Key(kind, step.job, shard=shard, step=step.step, microbatch=step.microbatch)
+    return Key(kind, step.job, "", shard, step.step, step.microbatch)
 
 
 def gradient_key(step: Backward | SpillGradients | Update, slab: str, shard: int) -> Key:
     """Of all accumulators of a slab's gradients from one shard in one training step."""
-    return Key("gradients", step.job, slab=slab, shard=shard, step=step.step)
+    return Key("gradients", step.job, slab, shard, step.step)
 
 
 def _words(kind: Kind) -> str:
