@@ -149,6 +149,8 @@ class HostStore:
 
 def _alone(tensor: Tensor) -> Tensor:
     """The same memory as a storage of its own; a copy where it is not dense in order."""
+    if not tensor.numel():  # numpy's stride of nothing is 0, which no view by bytes may have
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
     return torch.from_numpy(flat).view(tensor.dtype).view(tensor.shape)
 

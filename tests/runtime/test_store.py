@@ -49,8 +49,8 @@ def test_tied_names_and_unread_tensors_are_saved() -> None:
     built = built_chain(Chain(3))
     built = replace(
         built,
-        unread={"steps": torch.tensor(7)},
-        saved_names={**built.saved_names, "head": "embed", "steps": "steps"},
+        unread={"steps": torch.tensor(7), "nothing": torch.empty(5, 0)},
+        saved_names={**built.saved_names, "head": "embed", "steps": "steps", "nothing": "nothing"},
     )
     store = HostStore(pages)
     store.add("a", chain_graph(3, 4), state_of(Target(path="SGD"), "fp32"), built)
@@ -58,6 +58,7 @@ def test_tied_names_and_unread_tensors_are_saved() -> None:
     assert torch.equal(state["head"], state["embed"])
     assert state["head"].data_ptr() != state["embed"].data_ptr()
     assert state["steps"].item() == 7
+    assert state["nothing"].shape == (5, 0)
 
 
 def test_a_model_that_is_not_the_planned_one_is_refused() -> None:
