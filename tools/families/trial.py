@@ -14,6 +14,7 @@ import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from sysconfig import get_path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -53,6 +54,8 @@ PROFILE = Profile(
     copy_bytes_per_s=4_000_000_000,
     update_bytes_per_s=4_000_000_000,
 )
+LIBRARIES = f"{get_path('purelib')}/"
+"""Where transformers lies on this machine, which is nobody's business."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,7 @@ def trial(name: str) -> Outcome:
     try:
         outcome = _trial(name, outcome)
     except HydraplanError as error:
-        outcome = replace(outcome, reason=" ".join(str(error).split()))
+        outcome = replace(outcome, reason=" ".join(str(error).replace(LIBRARIES, "").split()))
     except Exception as error:  # a defect of ours, as far as anyone knows
         outcome = replace(outcome, reason=f"unexpected {reason(error)}")
     return replace(outcome, seconds=round(perf_counter() - start, 1))
