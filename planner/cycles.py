@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from planner.lists import ListMaker, contradictions, draft
+from planner.contradictions import contradictions
+from planner.lists import ListMaker, draft
 from planner.rates import MOST_PER_CYCLE
 from plans.errors import InfeasibleError, InvalidPlanError
 from plans.facts import Facts

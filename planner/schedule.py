@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from planner import configurations, patterns
 from planner.configurations import Timed
+from planner.contradictions import layouts_by_job
 from planner.cycles import longer_cycles
 from planner.evaluate import MAKING, SIMULATING, Evaluator
 from planner.greedy import greedy, one_by_one
 from planner.instance import build_instance, does_not_fit, with_options
-from planner.lists import layouts_by_job
 from planner.options import Option, thin
 from planner.patterns import Instance, Pattern, Slot
 from planner.phases import GRIDS, realize

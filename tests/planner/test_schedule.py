@@ -12,10 +12,11 @@ import pytest
 from support.toyplan import MIB, PROFILE, toy_cluster, toy_facts, toy_layout, toy_workload
 
 from planner.calibrate import read_profile
+from planner.contradictions import layouts_by_job
 from planner.cycles import make_lists
 from planner.evaluate import Evaluator
 from planner.instance import build_instance
-from planner.lists import draft, layouts_by_job
+from planner.lists import draft
 from planner.options import Option
 from planner.schedule import LEAST_OPTIONS, SolverOptions, measured, schedule
 from plans.bounds import lower_bound_us
