@@ -9,16 +9,15 @@ process was killed) is done again here, where it is seen.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from typing import Any, NamedTuple
 from weakref import finalize
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from planner.collector import collector_paused
+from planner.forks import FORK, processes_for
 from planner.frontend.trace import trace
 from planner.frontend.traced import TracedGraph
 from plans.errors import HydraplanError
@@ -70,10 +70,9 @@ class Process:
     """A process with graphs of its own, each traced when it is first asked about."""
 
     def __init__(self, graphs: Sequence[Given]) -> None:
-        context = multiprocessing.get_context("fork")  # also for what only this process knows, as `__main__`
         self.tickets = count()
-        self.connection, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, graphs), daemon=True)
+        self.connection, there = FORK.Pipe()
+        process = FORK.Process(target=_serve, args=(there, graphs), daemon=True)
         process.start()
         there.close()
         finalize(self, _stop, process, os.getpid())
@@ -106,14 +105,8 @@ class Elsewhere:
 
 
 def spread(graphs: Sequence[Given]) -> list[Elsewhere | None]:
-    """Who has which graph; None: this process. As many processes as there are cores, while there are graphs.
-
-    Only this process where a fork would be unsafe (beside threads, or after CUDA has been used) or is not allowed (in a
-    daemonic process).
-    """
-    unsafe = threading.active_count() > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    alone = unsafe or multiprocessing.current_process().daemon
-    most = 1 if alone else max(1, min(len(os.sched_getaffinity(0)), len(graphs)))
+    """Who has which graph; None: this process."""
+    most = processes_for(len(graphs))
     processes = [None, *(Process(graphs[number::most]) for number in range(1, most))]
     return [
         None if (process := processes[number % most]) is None else Elsewhere(process, number // most)
@@ -137,7 +130,7 @@ def _serve(connection: Connection, given: Sequence[Given]) -> None:
         connection.send((ticket, outcome))
 
 
-def _stop(process: multiprocessing.process.BaseProcess, parent: int) -> None:
+def _stop(process: ForkProcess, parent: int) -> None:
     if os.getpid() == parent:
         process.terminate()
         process.join()

@@ -8,11 +8,14 @@ judge      lists of the decisions, simulated by `plans.simulate`: what the plan 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from planner.cycles import make_lists
 from planner.fitting import ORDERS
-from planner.lists import ListMaker, draft, period_us
+from planner.forks import side_by_side
+from planner.lists import Found, ListMaker, draft, period_us
 from planner.options import Option
 from planner.patterns import Instance
 from planner.rates import split
@@ -31,6 +34,10 @@ CYCLES = 6
 MAKING, SIMULATING = 6, 6
 """How often each line of a cycle is gone through, until it fits, and until it is simulated."""
 
+WORTH_A_PROCESS = 100_000
+"""Fewer lines are gone through faster than other processes help."""
+
+Result = TypeVar("Result")
 Member = tuple[int, int, int]
 """(job class, option, steps)."""
 
@@ -57,7 +64,7 @@ class Evaluator:
         self._stages: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._periods: dict[tuple[int, tuple[Member, ...]], int | None] = {}
         self._cycles: dict[tuple[int, tuple[Member, ...]], int | None] = {}
-        self._judged: dict[Decisions, int | None] = {}
+        self._lists: dict[Decisions, tuple[Phase, ...] | None] = {}
         self._makespans: dict[tuple[Phase, ...], int] = {}
         self._best: tuple[tuple[Phase, ...], Simulation] | None = None
 
@@ -144,27 +151,53 @@ class Evaluator:
             device = views[0].device
             workers = self.workload.cluster.update_workers
             orders = ORDERS if len(views) > 1 else ORDERS[-1:]
-            lines = sum(self.step_lines(view.name) * view.placement.steps for view in views)
-            self._simulated_lines += len(orders) * lines
+            self._simulated_lines += len(orders) * self._members_lines(key[1])
             periods = [period_us(device.name, device.budget_bytes, views, order, workers) for order in orders]
             self._periods[key] = min((each for each in periods if each is not None), default=None)
         return self._periods[key]
 
     def cycle_us(self, kind: int, members: Sequence[Member]) -> int | None:
         """Simulated duration of a cycle of some jobs on one device, arena and all; None where no lists fit."""
-        key = (kind, tuple(sorted(members)))
-        if key not in self._cycles:
-            self._cycles[key] = self._cycle_us(kind, key[1])
-        return self._cycles[key]
+        return self.cycles_us([(kind, members)])[0]
 
-    def _cycle_us(self, kind: int, members: tuple[Member, ...]) -> int | None:
-        placements = tuple(view.placement for view in self._views(kind, members))
+    def cycles_us(self, asked: Sequence[tuple[int, Sequence[Member]]]) -> list[int | None]:
+        """The same of several, found out side by side."""
+        keys = [(kind, tuple(sorted(members))) for kind, members in asked]
+        new = [key for key in dict.fromkeys(keys) if key not in self._cycles]
+        cycles = self._side_by_side(
+            [(CYCLES * self._members_lines(members), partial(self._cycle, kind, members)) for kind, members in new]
+        )
+        for (kind, members), cycle in zip(new, cycles, strict=True):
+            self._cycles[kind, members] = None
+            if cycle is not None:
+                self._cycles[kind, members], found = cycle
+                self._simulated_lines += SIMULATING * len(found.dispatch.lines)
+                self.maker.learn(self._placements(kind, members), CYCLES, found)
+        return [self._cycles[key] for key in keys]
+
+    def _cycle(self, kind: int, members: tuple[Member, ...]) -> tuple[int, Found] | None:
+        placements = self._placements(kind, members)
         try:
             made = self.maker.made(placements, CYCLES)
         except InfeasibleError:
             return None
-        self._simulated_lines += SIMULATING * len(made.phase.cycle)
-        return simulate_flow(made.plan, made.flow, allocate(made.plan, made.flow)).phases[0].period_us
+        simulation = simulate_flow(made.plan, made.flow, allocate(made.plan, made.flow))
+        return simulation.phases[0].period_us, self.maker.found(placements, CYCLES)
+
+    def _members_lines(self, members: Iterable[Member]) -> int:
+        return sum(steps * self.step_lines(self.instance.classes[j].jobs[0]) for j, _, steps in members)
+
+    def _side_by_side(self, tasks: Sequence[tuple[int, Callable[[], Result]]]) -> list[Result]:
+        """What tasks give, each with about as many lines as it goes through; in other processes where that pays."""
+        if sum(lines for lines, _ in tasks) < WORTH_A_PROCESS:
+            return [function() for _, function in tasks]
+        longest_first = sorted(range(len(tasks)), key=lambda number: -tasks[number][0])
+        results = side_by_side([tasks[number][1] for number in longest_first])
+        by_number = dict(zip(longest_first, results, strict=True))
+        return [by_number[number] for number in range(len(tasks))]
+
+    def _placements(self, kind: int, members: Iterable[Member]) -> tuple[Placement, ...]:
+        return tuple(view.placement for view in self._views(kind, members))
 
     def _views(self, kind: int, members: Iterable[Member]) -> list[JobView]:
         device = self.instance.kinds[kind].devices[0]
@@ -184,17 +217,31 @@ class Evaluator:
 
     def makespan_us(self, phases: Sequence[PhaseDecision]) -> int | None:
         """Simulated makespan of the decisions' lists; None where they do not fit."""
-        decisions = Decisions(cuts=self.cuts, phases=tuple(phases))
-        if decisions not in self._judged:
-            self._judged[decisions] = self._judge(decisions)
-        return self._judged[decisions]
+        return self.makespans_us([phases])[0]
 
-    def _judge(self, decisions: Decisions) -> int | None:
-        try:
-            lists = self.lists(decisions)
-        except InfeasibleError:
-            return None
-        return self._simulated_us(decisions, lists)
+    def makespans_us(self, candidates: Sequence[Sequence[PhaseDecision]]) -> list[int | None]:
+        """The same of several, simulated side by side."""
+        lists = [self.fitting(phases) for phases in candidates]
+        new = {
+            each: Decisions(cuts=self.cuts, phases=tuple(phases))
+            for phases, each in zip(candidates, lists, strict=True)
+            if each is not None and each not in self._makespans
+        }
+        tasks = [(_simulated_lines(each), partial(self._simulated, decided, each)) for each, decided in new.items()]
+        for each, makespan_us in zip(new, self._side_by_side(tasks), strict=True):
+            self._simulated_lines += _simulated_lines(each)
+            self._makespans[each] = makespan_us
+        return [None if each is None else self._makespans[each] for each in lists]
+
+    def fitting(self, phases: Sequence[PhaseDecision]) -> tuple[Phase, ...] | None:
+        """The lists of decisions; None where they do not fit."""
+        decisions = Decisions(cuts=self.cuts, phases=tuple(phases))
+        if decisions not in self._lists:
+            try:
+                self._lists[decisions] = self.lists(decisions)
+            except InfeasibleError:
+                self._lists[decisions] = None
+        return self._lists[decisions]
 
     def lists(self, decisions: Decisions) -> tuple[Phase, ...]:
         """The lists of decisions. Raises InfeasibleError where they do not fit."""
@@ -202,15 +249,19 @@ class Evaluator:
 
     def _simulated_us(self, decisions: Decisions, lists: tuple[Phase, ...]) -> int:
         if lists not in self._makespans:
-            self._simulated_lines += sum(SIMULATING * len(each.cycle) for each in lists)
-            simulation = simulate(draft(self.workload, self.facts, decisions, lists))
-            if simulation.makespan_us < min(self._makespans.values(), default=simulation.makespan_us + 1):
-                self._best = lists, simulation
-            self._makespans[lists] = simulation.makespan_us
+            self._simulated_lines += _simulated_lines(lists)
+            self._makespans[lists] = self._simulated(decisions, lists)
         return self._makespans[lists]
 
+    def _simulated(self, decisions: Decisions, lists: tuple[Phase, ...]) -> int:
+        """Remembers the simulation of the best that this process has simulated."""
+        simulation = simulate(draft(self.workload, self.facts, decisions, lists))
+        if self._best is None or simulation.makespan_us < self._best[1].makespan_us:
+            self._best = lists, simulation
+        return simulation.makespan_us
+
     def simulation(self, lists: tuple[Phase, ...]) -> Simulation | None:
-        """Of these lists, where they are the best so far."""
+        """Of these lists, where they are the best so far, and this process has simulated them."""
         return self._best[1] if self._best is not None and self._best[0] == lists else None
 
     def why(self, phases: Sequence[PhaseDecision]) -> InfeasibleError | None:
@@ -220,3 +271,7 @@ class Evaluator:
         except InfeasibleError as error:
             return error
         return None
+
+
+def _simulated_lines(lists: Sequence[Phase]) -> int:
+    return sum(SIMULATING * len(each.cycle) for each in lists)

@@ -48,6 +48,13 @@ class Made:
     """Of that plan."""
 
 
+class Found(NamedTuple):
+    """What was found out about one device's jobs, as another maker of the same workload and cuts may be told it."""
+
+    dispatch: Dispatch
+    fit: Fit
+
+
 Views = Mapping[str, Sequence[JobView]]
 """Device -> what runs there."""
 
@@ -125,6 +132,19 @@ class ListMaker:
             self._latest = self._draft(phase)
         return self._latest
 
+    def found(self, placements: Sequence[Placement], repeat: int) -> Found:
+        """What this maker knows of the jobs of one device, whose phase it has made."""
+        views = [self.view(placement) for placement in placements]
+        key = _alike(views), repeat > 1
+        return Found(self._dispatched({placements[0].device: views}, repeat), self._fits[key])
+
+    def learn(self, placements: Sequence[Placement], repeat: int, found: Found) -> None:
+        """The same, from another maker."""
+        views = [self.view(placement) for placement in placements]
+        by_device = {placements[0].device: views}
+        self._keep(by_device, repeat, found.dispatch)
+        self._fits[_alike(views), repeat > 1] = found.fit
+
     # -- the devices of one link --------------------------------------------------------------------
 
     def _dispatched(self, by_device: Views, repeat: int) -> Dispatch:
@@ -132,11 +152,9 @@ class ListMaker:
 
         Other links are left out of account, though the host's update workers serve them all.
         """
-        key = (tuple(_alike(views) for views in by_device.values()), repeat > 1)
+        key = _key(by_device, repeat)
         if key not in self._dispatches:
-            dispatch = self._together(by_device, repeat)
-            self.lines += len(dispatch.lines)
-            self._dispatches[key] = by_device, dispatch
+            self._keep(by_device, repeat, self._together(by_device, repeat))
         like, dispatch = self._dispatches[key]
         jobs = {
             one.name: other.name
@@ -144,6 +162,12 @@ class ListMaker:
             for one, other in zip(theirs, ours, strict=True)
         }
         return dispatch.renamed(jobs, dict(zip(like, by_device, strict=True)))
+
+    def _keep(self, by_device: Views, repeat: int, dispatch: Dispatch) -> None:
+        key = _key(by_device, repeat)
+        if key not in self._dispatches:
+            self._dispatches[key] = by_device, dispatch
+            self.lines += len(dispatch.lines)
 
     def _together(self, by_device: Views, repeat: int) -> Dispatch:
         if len(by_device) == 1:
@@ -275,6 +299,10 @@ def _assembled(views: Sequence[JobView], dispatch: Dispatch, repeat: int) -> Pha
         prologue.append(Load(device=devices[key.job], job=key.job, slab=key.slab))
         epilogue.append(Drop(device=devices[key.job], job=key.job, slab=key.slab))
     return Phase(repeat=repeat, prologue=tuple(prologue), cycle=tuple(dispatch.lines), epilogue=tuple(epilogue))
+
+
+def _key(by_device: Views, repeat: int) -> object:
+    return tuple(_alike(views) for views in by_device.values()), repeat > 1
 
 
 def _alike(views: Sequence[JobView]) -> object:

@@ -91,18 +91,17 @@ def measured(instance: Instance, evaluator: Evaluator, effort: int) -> Instance:
         for each in job_class.options
     )
     part = min(1.0, MEASURING * effort / work) if work else 1.0
-    options = {}
-    for j, job_class in enumerate(instance.classes):
-        for k, priced in enumerate(job_class.options):
-            found: list[Option] = []
-            thinned = thin(priced, max(LEAST_OPTIONS, int(part * len(priced))))
-            for number, option in enumerate(priced):
-                if option not in thinned:
-                    continue
-                alone = evaluator.cycle_us(k, [(j, number, 1)])
-                if alone is not None:
-                    found.append(replace(option, chain_us=alone, load_us=min(option.load_us, alone)))
-            options[j, k] = tuple(found)
+    chosen = [
+        (j, k, option)
+        for j, job_class in enumerate(instance.classes)
+        for k, priced in enumerate(job_class.options)
+        for option in thin(priced, max(LEAST_OPTIONS, int(part * len(priced))))
+    ]
+    alone = [(k, [(j, instance.classes[j].options[k].index(option), 1)]) for j, k, option in chosen]
+    options: dict[tuple[int, int], tuple[Option, ...]] = defaultdict(tuple)
+    for (j, k, option), period_us in zip(chosen, evaluator.cycles_us(alone), strict=True):
+        if period_us is not None:
+            options[j, k] += (replace(option, chain_us=period_us, load_us=min(option.load_us, period_us)),)
     return with_options(instance, options)
 
 
@@ -119,13 +118,14 @@ class _Search:
         self.options = options
 
     def run(self, lower_us: int) -> tuple[Phases, SolverRecord]:
-        seed, start = self.start()
+        seed = self.start()
         bound = patterns.generate(self.instance, self.options)
         timed = self.joint(bound.patterns)
         solver = self.options.name
+        realized = next((each for each in self.realized(timed)[:REALIZED] if self.evaluator.fitting(each)), None)
+        start, *joint = self.judge([decisions(self.instance, seed), *([] if realized is None else [realized])])
         # In this order: of equals the simplest is named.
-        found = {"list": [start]}
-        found[solver] = next(filter(None, (self.judge([each]) for each in self.realized(timed)[:REALIZED])), [])
+        found = {"list": [start], solver: joint}
         best_us = min(each.makespan_us for judged in found.values() for each in judged)
         bound_us = max(round(bound.bound * patterns.MICROSECONDS), lower_us)
         if best_us > bound_us * (1 + self.options.relative_gap):
@@ -142,23 +142,23 @@ class _Search:
         )
         return best.phases, record
 
-    def start(self) -> tuple[Schedule, _Judged]:
+    def start(self) -> Schedule:
         """The list schedule; where its lists do not fit, the jobs one by one."""
         for seed in (greedy(self.instance), one_by_one(self.instance), one_by_one(self.instance, plain=True)):
-            judged = self.judge([decisions(self.instance, seed)])
-            if judged:
-                return seed, judged[0]
+            if self.evaluator.fitting(decisions(self.instance, seed)):
+                return seed
         error = self.evaluator.why(decisions(self.instance, one_by_one(self.instance, plain=True)))
         assert error is not None
         raise error
 
     def judge(self, candidates: Sequence[Phases]) -> list[_Judged]:
-        judged = []
-        for phases in candidates:
-            makespan_us = self.evaluator.makespan_us(phases)
-            if makespan_us is not None:
-                judged.append(_Judged(makespan_us=makespan_us, phases=phases))
-        return judged
+        """Those whose lists fit."""
+        makespans = self.evaluator.makespans_us(candidates)
+        return [
+            _Judged(makespan_us=makespan_us, phases=phases)
+            for phases, makespan_us in zip(candidates, makespans, strict=True)
+            if makespan_us is not None
+        ]
 
     # -- the configuration LP -----------------------------------------------------------------------
 
@@ -239,10 +239,11 @@ class _Search:
                 path += climb(apart[0][1], instance, estimate, spent(limit))
         path.sort(key=lambda each: each[0])
         finalists = [each for _, each in path[:FINALISTS]]
-        judged = [(result[0], each) for each in finalists if (result := self.judge([decisions(instance, each)]))]
+        judged = self.judge([decisions(instance, each) for each in finalists])
         if not judged:
             return []
-        first, near = min(judged, key=lambda each: each[0].makespan_us)
+        first = min(judged, key=lambda each: each.makespan_us)
+        near = next(each for each in finalists if decisions(instance, each) == first.phases)
 
         def value(each: Schedule) -> tuple[int, ...] | None:
             estimate = estimate_us(evaluator, each)
@@ -253,7 +254,7 @@ class _Search:
 
         climbed = climb(near, instance, value, spent(effort))
         found = [_Judged(makespan_us=worth[0], phases=decisions(instance, each)) for worth, each in climbed]
-        return [*(each for each, _ in judged), *found]
+        return [*judged, *found]
 
 
 def _worth(found: tuple[str, _Judged]) -> int:
