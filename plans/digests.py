@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
 
 from plans.facts import Facts
 from plans.plan import Decisions, Phase, Plan
+from plans.rows import PLAIN, field_names
 
 
 def decisions_digest(decisions: Decisions) -> str:
@@ -50,8 +50,10 @@ def _digest(value: object) -> str:
 
 
 def _canonical(value: object) -> object:
-    if is_dataclass(value):
-        return [type(value).__name__, *([each.name, _canonical(getattr(value, each.name))] for each in fields(value))]
+    if type(value) in PLAIN:
+        return value
+    if names := field_names(value):
+        return [type(value).__name__, *([name, _canonical(getattr(value, name))] for name in names)]
     if isinstance(value, tuple):
         return [_canonical(item) for item in value]
     return value

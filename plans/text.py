@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from plans.errors import InvalidPlanError
 from plans.facts import Facts, Layout
 from plans.plan import FORMAT, Decisions, Phase, PhaseDecision, Plan, Predictions
 from plans.positions import Lines
+from plans.rows import PLAIN, field_names
 from plans.workload import Cluster, Workload
 
 WIDTH = 2_000
@@ -84,7 +85,7 @@ class _Writer:
 
     def spread(self, row: object, pointer: str, indent: str) -> Iterator[str]:
         """The lines of an object, a field each; the last one without a comma."""
-        parts: list[tuple[str, object]] = [(part.name, getattr(row, part.name)) for part in fields(row)]  # type: ignore[arg-type]
+        parts: list[tuple[str, object]] = [(name, getattr(row, name)) for name in field_names(row)]
         if isinstance(row, Plan):
             parts.insert(0, ("format", FORMAT))
         if pointer in self.notes:
@@ -101,14 +102,14 @@ class _Writer:
     def value(self, name: str, value: object, pointer: str, indent: str) -> Iterator[str]:
         if isinstance(value, _SPREAD):
             yield from self.spread(value, pointer, indent)
-        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+        elif isinstance(value, tuple) and value and field_names(value[0]):
             yield indent + "["
             for number, item in enumerate(value):
                 lines = list(self.value("", item, f"{pointer}/{number}", indent + "  "))
                 lines[-1] += "," if number + 1 < len(value) else ""
                 yield from lines
             yield indent + "]"
-        elif is_dataclass(value):
+        elif field_names(value):
             line = indent + _compact(self.flat(value, pointer))
             if len(line) <= WIDTH:
                 yield line
@@ -123,10 +124,10 @@ class _Writer:
 
     def flat(self, row: object, pointer: str) -> dict[str, Any]:
         """An object as JSON's own types."""
-        result = {
-            part.name: self.plain(part.name, getattr(row, part.name), f"{pointer}/{part.name}")
-            for part in fields(row)  # type: ignore[arg-type]
-        }
+        result = {}
+        for name in field_names(row):
+            value = getattr(row, name)
+            result[name] = value if type(value) in PLAIN else self.plain(name, value, f"{pointer}/{name}")
         operation = OPERATIONS.get(type(row))
         if operation is not None:
             result["op"] = operation[0]
@@ -142,7 +143,7 @@ class _Writer:
         return result
 
     def plain(self, name: str, value: object, pointer: str) -> object:
-        if is_dataclass(value):
+        if field_names(value):
             return self.flat(value, pointer)
         if isinstance(value, tuple):
             if name in MAPPINGS:
@@ -151,8 +152,7 @@ class _Writer:
         return value
 
 
-def _compact(value: object) -> str:
-    return json.dumps(value, allow_nan=False)
+_compact = json.JSONEncoder(allow_nan=False).encode
 
 
 def _wrapped(values: tuple[object, ...], indent: str) -> Iterator[str]:

@@ -1,7 +1,5 @@
 """`python -m tools` is `hydraplan`."""
 
-import sys
+from tools.cli import script
 
-from tools.cli import main
-
-sys.exit(main())
+script()

@@ -8,12 +8,14 @@ Results go to stdout, progress and errors to stderr. HYDRAPLAN_TRACEBACK=1 shows
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
 from plans.errors import HydraplanError
 from tools.commands import capacity, check, diff, execute, inspect, plan, profile, report
@@ -43,6 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stderr is None:
             stack.enter_context(redirect_stderr(nowhere))
         return _run(arguments)
+
+
+def script() -> NoReturn:
+    """The command line as a process of its own."""
+    code = main()
+    gc.freeze()  # millions of objects may be left: the collector need not walk them once more before all is over
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -83,4 +92,4 @@ def _unexpected(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from planner.collector import collector_paused
 from plans.errors import WorkloadError
 from plans.plan import Plan
 from tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.discard_edited_lists and arguments.source is None:
         raise WorkloadError("--discard-edited-lists belongs to --from PLAN")
     check_output(arguments.output, arguments.workload)
-    with output.working():
+    with output.working(), collector_paused():
         made, notices = _replan(arguments, output) if arguments.source is not None else _plan(arguments, output)
     output.json(_document(arguments.output, made, notices))
     output.end(
