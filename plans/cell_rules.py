@@ -28,13 +28,15 @@ def fetch_batch(state: State, step: FetchBatch) -> None:
 def fetch(state: State, step: Fetch) -> None:
     key = cell_key(step.what, step, step.shard)
     what = step.what.replace("_", " ")
-    source = state.read(HOST, key, f"save {what} of shard {step.shard} above this line")
+    source = state.read(HOST, key) or state.missing(HOST, key, f"save {what} of shard {step.shard} above this line")
     state.begin(step.device, key).version = source.version
 
 
 def save(state: State, step: Save) -> None:
     key = cell_key(step.what, step, step.shard)
-    source = state.read(step.device, key, "save it on the device that has it, below the cell that makes it")
+    source = state.read(step.device, key) or state.missing(
+        step.device, key, "save it on the device that has it, below the cell that makes it"
+    )
     state.begin(HOST, key).version = source.version
 
 
@@ -128,25 +130,29 @@ def _read_inputs(state: State, step: Forward | Backward, shard: ShardFacts) -> N
     for slab in shard.slabs:
         _read_parameters(state, step, slab)
     for producer in shard.reads:
-        state.read(
+        key = cell_key("activations", step, producer)
+        state.read(step.device, key) or state.missing(
             step.device,
-            cell_key("activations", step, producer),
+            key,
             f"run shard {producer} on {step.device} above, or save it where it ran and fetch it here",
         )
     if shard.batch_bytes:
-        state.read(step.device, cell_key("batch", step, step.shard), "fetch the batch above this line")
+        key = cell_key("batch", step, step.shard)
+        state.read(step.device, key) or state.missing(step.device, key, "fetch the batch above this line")
     if shard.buffer_bytes and step.microbatch:
-        before = cell_key("buffers", step, step.shard)._replace(microbatch=step.microbatch - 1)
-        state.read(
+        key = cell_key("buffers", step, step.shard)._replace(microbatch=step.microbatch - 1)
+        state.read(step.device, key) or state.missing(
             step.device,
-            before,
-            f"run the forward of microbatch {before.microbatch} above, or save its buffers there and fetch them here",
+            key,
+            f"run the forward of microbatch {key.microbatch} above, or save its buffers there and fetch them here",
         )
 
 
 def _read_parameters(state: State, step: Forward | Backward, slab: str) -> None:
     key = Key("parameters", step.job, slab)
-    present = state.read(step.device, key, f"load slab {slab} on {step.device} above this line")
+    present = state.read(step.device, key) or state.missing(
+        step.device, key, f"load slab {slab} on {step.device} above this line"
+    )
     if not state.shapes[step.job].slabs[slab].updated_bytes or (step.device, key) in state.phantoms:
         return
     newest = state.updates[step.job, slab]
@@ -169,15 +175,18 @@ def _read_parameters(state: State, step: Forward | Backward, slab: str) -> None:
 def _read_sum(state: State, step: Backward, producer: int, added: int) -> Instance:
     """The running sum of a shard's activation gradients, to which `added` shards have added."""
     key = cell_key("activation_gradients", step, producer)
+    running = state.read(step.device, key)
+    if running is not None and running.version in (added, -1):
+        return running
     later = state.shapes[step.job].adders[producer][added - 1]
     remedy = f"save it where shard {later} ran backward, and fetch it on {step.device} above this line"
-    running = state.read(step.device, key, remedy)
-    if running.version not in (added, -1):
-        state.problem(
-            f"activation gradients of shard {producer}, microbatch {step.microbatch} of {step.job} on {step.device} "
-            f"lack what shard {later} added on another device",
-            remedy,
-        )
+    if running is None:
+        return state.missing(step.device, key, remedy)
+    state.problem(
+        f"activation gradients of shard {producer}, microbatch {step.microbatch} of {step.job} on {step.device} "
+        f"lack what shard {later} added on another device",
+        remedy,
+    )
     return running
 
 

@@ -16,7 +16,7 @@ def load(state: State, step: Load) -> None:
     key = Key(step.what, step.job, step.slab)
     if not _exists(state, step):
         return
-    source = state.read(HOST, key, "")
+    source = state.read(HOST, key) or state.missing(HOST, key, "")
     newest = state.updates[step.job, step.slab]
     if source.version != newest:
         state.problem(
@@ -39,7 +39,7 @@ def spill(state: State, step: Spill) -> None:
     key = Key(step.what, step.job, step.slab)
     if not _exists(state, step):
         return
-    source = state.read(step.device, key, f"load {step.what} of it above this line")
+    source = state.read(step.device, key) or state.missing(step.device, key, f"load {step.what} of it above this line")
     target = state.here[HOST, key]
     if not source.dirty and source.version < state.updates[step.job, step.slab]:
         state.problem(
@@ -87,7 +87,8 @@ def update(state: State, step: Update) -> None:
         _read_buffers(state, step, slab.readers[0])
     count = state.updates[step.job, step.slab]
     for kind in SLAB_KINDS if slab.trainable_bytes else SLAB_KINDS[:1]:
-        copy = state.read(step.device, Key(kind, step.job, step.slab), f"load {kind} of it above this line")
+        key = Key(kind, step.job, step.slab)
+        copy = state.read(step.device, key) or state.missing(step.device, key, f"load {kind} of it above this line")
         if copy.version != count:
             state.problem(
                 f"{what}: the {kind} on {step.device} are at update {copy.version}, the newest is {count}",
@@ -120,8 +121,11 @@ def _read_buffers(state: State, step: Update, shard: int) -> None:
     """What the forward of the last microbatch has made of the slab's buffers."""
     last = state.shapes[step.job].job.microbatches - 1
     key = Key("buffers", step.job, shard=shard, step=step.step, microbatch=last)
-    remedy = f"move it below that forward, and on the host below a save of its buffers (microbatch {last})"
-    state.read(step.device, key, remedy)
+    state.read(step.device, key) or state.missing(
+        step.device,
+        key,
+        f"move it below that forward, and on the host below a save of its buffers (microbatch {last})",
+    )
 
 
 def _exists(state: State, step: Load | Spill) -> bool:

@@ -139,12 +139,15 @@ class State:
         self.phantoms.discard((place, key))
         return instance
 
-    def read(self, place: str, key: Key, remedy: str) -> Instance:
-        """What is in a place now, or its phantom."""
+    def read(self, place: str, key: Key) -> Instance | None:
+        """What is in a place now: `read(place, key) or missing(place, key, remedy)`."""
         instance = self.here.get((place, key))
         if instance is not None:
             self.touch(instance, writes=False)
-            return instance
+        return instance
+
+    def missing(self, place: str, key: Key, remedy: str) -> Instance:
+        """The phantom of what a line reads and is not there."""
         if key.slab:
             self.problem(f"{_words(key.kind)} of slab {key.slab} of {key.job} are not {_at(place)}", remedy)
         else:
