@@ -17,7 +17,7 @@ from plans.quantities import format_bytes
 
 ORDERS = ("balanced", "in turn")
 """Orders of a device's cells: `planner.orders`."""
-GAPS = 12
+GAPS = 16
 """Part of a budget that is first left for gaps between regions: with less, most lists do not fit at first."""
 LEAST_STEP = 128
 """Part of a budget by which room is lowered at least."""

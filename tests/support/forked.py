@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from unittest import mock
 
+import pytest
 from support.whole import cluster, whole_job
 
 from planner import evaluate
@@ -63,12 +64,8 @@ def functions_of_this_process() -> None:
     assert len(set(both)) == 2
     assert called([only_here] * 4, 2) == [True] * 4
     assert called([fails_elsewhere] * 4, 2) == [True] * 4
-    try:
+    with pytest.raises(ValueError, match="everywhere"):
         called([fails] * 4, 2)
-    except ValueError as error:
-        assert str(error) == "everywhere"
-    else:
-        raise AssertionError("nothing was raised")
     assert not multiprocessing.active_children()
 
 
