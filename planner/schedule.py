@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 from planner import configurations, patterns
@@ -122,8 +123,8 @@ class _Search:
         bound = patterns.generate(self.instance, self.options)
         timed = self.joint(bound.patterns)
         solver = self.options.name
-        realized = next((each for each in self.realized(timed)[:REALIZED] if self.evaluator.fitting(each)), None)
-        start, *joint = self.judge([decisions(self.instance, seed), *([] if realized is None else [realized])])
+        fitting = (each for each in self.realized(timed)[:REALIZED] if self.evaluator.fitting(each) is not None)
+        start, *joint = self.judge([decisions(self.instance, seed), *islice(fitting, 1)])
         # In this order: of equals the simplest is named.
         found = {"list": [start], solver: joint}
         best_us = min(each.makespan_us for judged in found.values() for each in judged)
@@ -145,7 +146,7 @@ class _Search:
     def start(self) -> Schedule:
         """The list schedule; where its lists do not fit, the jobs one by one."""
         for seed in (greedy(self.instance), one_by_one(self.instance), one_by_one(self.instance, plain=True)):
-            if self.evaluator.fitting(decisions(self.instance, seed)):
+            if self.evaluator.fitting(decisions(self.instance, seed)) is not None:
                 return seed
         error = self.evaluator.why(decisions(self.instance, one_by_one(self.instance, plain=True)))
         assert error is not None
