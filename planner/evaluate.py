@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
 
 from planner.cycles import make_lists
 from planner.fitting import ORDERS
-from planner.forks import side_by_side
+from planner.forks import Result, side_by_side
 from planner.lists import Found, ListMaker, draft, period_us
 from planner.options import Option
 from planner.patterns import Instance
@@ -37,7 +36,6 @@ MAKING, SIMULATING = 6, 6
 WORTH_A_PROCESS = 100_000
 """Fewer lines are gone through faster than other processes help."""
 
-Result = TypeVar("Result")
 Member = tuple[int, int, int]
 """(job class, option, steps)."""
 
@@ -227,9 +225,9 @@ class Evaluator:
             for phases, each in zip(candidates, lists, strict=True)
             if each is not None and each not in self._makespans
         }
-        tasks = [(_simulated_lines(each), partial(self._simulated, decided, each)) for each, decided in new.items()]
+        tasks = [(_lines_to_simulate(each), partial(self._simulated, decided, each)) for each, decided in new.items()]
         for each, makespan_us in zip(new, self._side_by_side(tasks), strict=True):
-            self._simulated_lines += _simulated_lines(each)
+            self._simulated_lines += _lines_to_simulate(each)
             self._makespans[each] = makespan_us
         return [None if each is None else self._makespans[each] for each in lists]
 
@@ -249,7 +247,7 @@ class Evaluator:
 
     def _simulated_us(self, decisions: Decisions, lists: tuple[Phase, ...]) -> int:
         if lists not in self._makespans:
-            self._simulated_lines += _simulated_lines(lists)
+            self._simulated_lines += _lines_to_simulate(lists)
             self._makespans[lists] = self._simulated(decisions, lists)
         return self._makespans[lists]
 
@@ -273,5 +271,5 @@ class Evaluator:
         return None
 
 
-def _simulated_lines(lists: Sequence[Phase]) -> int:
+def _lines_to_simulate(lists: Sequence[Phase]) -> int:
     return sum(SIMULATING * len(each.cycle) for each in lists)
