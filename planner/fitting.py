@@ -17,8 +17,8 @@ from plans.quantities import format_bytes
 
 ORDERS = ("balanced", "in turn")
 """Orders of a device's cells: `planner.orders`."""
-GAPS = 16
-"""Part of a budget that is first left for gaps between regions: with less, most lists do not fit at first."""
+GAPS = 48
+"""Part of a budget that is first left for gaps between the arena's regions."""
 LEAST_STEP = 128
 """Part of a budget by which room is lowered at least."""
 ROOM_TRIES = 4
