@@ -38,7 +38,7 @@ def processes_for(tasks: int) -> int:
     Only this one where a fork would be unsafe (beside threads, or after CUDA has been used) or is not allowed (in a
     daemonic process).
     """
-    unsafe = threading.active_count() > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    unsafe = threading.active_count() > 1 or torch.cuda.is_initialized()
     alone = unsafe or multiprocessing.current_process().daemon
     return 1 if alone else max(1, min(len(os.sched_getaffinity(0)), tasks))
 

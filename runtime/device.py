@@ -117,10 +117,9 @@ def backing_of(spec: DeviceSpec) -> Backing:
 
         return CpuBacking()
     if re.fullmatch(r"cuda:\d+", spec.backing):
-        raise RunError(
-            f"device {spec.name} is backed by {spec.backing}, and the CUDA backing is not there yet; "
-            'set its backing to "cpu" in the workload and plan again'
-        )
+        from runtime.cuda import CudaBacking
+
+        return CudaBacking(spec.backing)
     raise RunError(f'device {spec.name}: unknown backing {spec.backing!r}; it is "cpu" or "cuda:N"')
 
 

@@ -7,6 +7,7 @@ for; what it touches is what the flow says of its site.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from threading import Lock
 from typing import Protocol, TypeAlias
 
 import torch
@@ -75,14 +76,19 @@ class KeptCells:
 
 
 class BeginPhase:
-    """Before a device's first cell of a phase: nothing of the last phase is alive, so the arena takes its new size."""
+    """Before a device's first step of a phase, on whichever engine: nothing of the last phase is alive, so the arena
+    takes its new size. The other engines' first steps wait for that."""
 
     def __init__(self, device: Device, size: int, kept: KeptCells) -> None:
         self._device, self._size, self._kept = device, size, kept
+        self._lock, self._begun = Lock(), False
 
     def __call__(self) -> None:
-        self._device.resize(self._size)
-        self._kept.arena(self._device.arena_bytes)
+        with self._lock:
+            if not self._begun:
+                self._device.resize(self._size)
+                self._kept.arena(self._device.arena_bytes)
+            self._begun = True
 
 
 class ByBucket:

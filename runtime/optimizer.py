@@ -77,7 +77,7 @@ def _adam(arguments: dict[str, Any], *, decoupled: bool) -> Kernel:
     kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
 
     def update(parameters: list[Tensor], gradients: list[Tensor], state: list[list[Tensor]], step: int) -> None:
-        count = torch.tensor(float(step + 1), device=parameters[0].device)
+        count = torch.full((), step + 1, dtype=torch.float32, device=parameters[0].device)  # a copy would wait
         largest = state[2] if amsgrad else []
         kernel(parameters, gradients, state[0], state[1], largest, [count] * len(parameters), **options)
 

@@ -51,7 +51,7 @@ class Replay:
         failures: Failures,
         compute_context: ComputeContext,
     ) -> None:
-        """`begins`: what is done before a computing site, whatever has become of its job."""
+        """`begins`: what is done before a site of an engine, whatever has become of its job."""
         self._program, self._operations, self._devices = program, operations, devices
         self._begins = begins
         self._kept, self._failures, self._compute_context = kept, failures, compute_context
@@ -144,7 +144,7 @@ class Replay:
             if self._stopping:  # then what it waited for may not have happened
                 return
             stream.begin()
-            if kept is not None and bound.site in self._begins:
+            if bound.site in self._begins:
                 self._begins[bound.site]()
             if not self._perform(bound, stream, repetition, segment.first_iteration + repetition):
                 undone.add(number)

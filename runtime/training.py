@@ -19,7 +19,6 @@ import torch
 from planner.frontend.program import ShardedGraph
 from plans.optimizer import state_of
 from plans.plan import Plan
-from plans.steps import engine
 from plans.workload import HOST, Cluster
 from runtime.batches import Batches, BatchSource
 from runtime.binding import Binder
@@ -29,7 +28,7 @@ from runtime.links import PacedLink
 from runtime.losses import Losses
 from runtime.memory import Memory
 from runtime.operations import BeginPhase, KeptCells
-from runtime.program import Program, compile_plan, lane_of
+from runtime.program import Lane, Program, compile_plan, lane_of
 from runtime.progress import Progress
 from runtime.regions import View
 from runtime.replay import ComputeContext, Replay, Span
@@ -113,14 +112,14 @@ def train(
         binder = Binder(
             plan=plan, program=program, graphs=graphs, memory=memory, batches=batches, losses=losses, kept=kept
         )
-        phase_sizes, sites = program.arenas.phase_sizes, program.flow.sites
+        begins: dict[int, BeginPhase] = {}
+        for (place, phase), numbers in first_steps(program).items():
+            size = program.arenas.phase_sizes.get((place, phase), 0)
+            begins |= dict.fromkeys(numbers, BeginPhase(devices[place], size, kept[place]))
         replay = Replay(
             program=program,
             operations=binder.operations(),
-            begins={
-                number: BeginPhase(devices[place], phase_sizes.get((place, sites[number].phase), 0), kept[place])
-                for number, place in first_cells(program).items()
-            },
+            begins=begins,
             devices=devices,
             kept=kept,
             update_workers=plan.workload.cluster.update_workers,
@@ -152,15 +151,15 @@ def train(
             device.close()
 
 
-def first_cells(program: Program) -> dict[int, str]:
-    """Site of each device's first computing step of each phase -> the device."""
-    seen: set[tuple[str, int]] = set()
-    first: dict[int, str] = {}
+def first_steps(program: Program) -> dict[tuple[str, int], list[int]]:
+    """(device, phase) -> site of each engine's first step there."""
+    seen: set[tuple[Lane, int]] = set()
+    first: dict[tuple[str, int], list[int]] = defaultdict(list)
     for number, site in enumerate(program.flow.sites):
-        device = site.step.device
-        if device != HOST and engine(site.step) == "compute" and (device, site.phase) not in seen:
-            seen.add((device, site.phase))
-            first[number] = device
+        lane = lane_of(site.step)
+        if lane is not None and lane.place != HOST and (lane, site.phase) not in seen:
+            seen.add((lane, site.phase))
+            first[lane.place, site.phase].append(number)
     return first
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from threading import Thread
+from threading import Event, Thread
 
 import psutil
 import pytest
@@ -16,7 +16,8 @@ from runtime.device import Backing, Device, backing_of
 from runtime.links import PacedLink, Pacer
 from runtime.timelines import HostTimeline
 
-BACKINGS = ["cpu"]
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+BACKINGS = ["cpu", pytest.param("cuda:0", marks=NO_GPU)]
 
 
 def spec(backing: str) -> DeviceSpec:
@@ -109,6 +110,22 @@ def test_the_cpu_gives_back_what_is_beyond_a_resized_arena() -> None:
     device.close()
 
 
+@NO_GPU
+def test_a_gpu_gives_back_what_is_beyond_a_resized_arena() -> None:
+    device, size = open_device("cuda:0"), 64 << 20
+    device.allocate(size)
+    whole = device.view(0, (size,), (1,), torch.uint8)
+    free = [torch.cuda.mem_get_info()[0]]
+    whole.fill_(7)
+    for kept in (1 << 20, size, 1 << 20):
+        device.resize(kept)
+        free.append(torch.cuda.mem_get_info()[0])
+    assert [after - free[0] for after in free[1:]] == [62 << 20, 0, 62 << 20]
+    assert bool((whole[: 1 << 20] == 7).all())
+    device.close()
+    assert torch.cuda.mem_get_info()[0] - free[0] == size
+
+
 def test_host_memory_is_zeroed_and_aligned(backing: Backing) -> None:
     memory = backing.host_memory(1000)
     assert memory.dtype == torch.uint8
@@ -180,7 +197,8 @@ def test_a_stream_waits_for_the_host(device: Device) -> None:
 
 def test_the_host_waits_for_a_stream(device: Device) -> None:
     called: list[str] = []
-    device.compute.timeline.when(1, lambda: called.append("when"))
+    happened = Event()
+    device.compute.timeline.when(1, lambda: (called.append("when"), happened.set()))
     assert not device.compute.timeline.has_reached(1)
     device.compute.begin()
     device.compute.run(lambda: called.append("run"), threads=1)
@@ -188,6 +206,7 @@ def test_the_host_waits_for_a_stream(device: Device) -> None:
     device.compute.timeline.wait(1)
     device.compute.finish()
     assert device.compute.timeline.has_reached(1)
+    assert happened.wait(timeout=10)
     assert called == ["run", "when"]
 
 
@@ -264,9 +283,7 @@ def test_devices_on_one_link_share_its_pace(name: str) -> None:
     assert 0.99 <= ratio < 3
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"), [("cuda:0", "the CUDA backing is not there yet"), ("tpu", "unknown backing")]
-)
+@pytest.mark.parametrize(("kind", "text"), [("cuda:99", r"torch sees \d CUDA GPUs here"), ("tpu", "unknown backing")])
 def test_backings_that_are_not_there_are_refused(kind: str, text: str) -> None:
     with pytest.raises(RunError, match=text):
-        backing_of(spec(kind))
+        open_device(kind)

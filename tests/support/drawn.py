@@ -252,8 +252,9 @@ def draw_phase(
     steps: int,
     random: Random,
     coverage: Coverage,
+    updates: str | None = None,
 ) -> Phase:
-    """One phase that trains `job` alone by `steps` steps, drawn at random."""
+    """One phase that trains `job` alone by `steps` steps, drawn at random. `updates`: where all are; None: drawn."""
     per_cycle = random.choice([n for n in (1, 2) if steps % n == 0])
     update_place = {
         slab.name: random.choice([HOST, *devices]) if slab.trainable_bytes and random.random() < 0.6 else HOST
@@ -267,6 +268,8 @@ def draw_phase(
                         update_place[other] = update_place[name]
     if any(len({update_place[name] for name, _ in shard.gradient_bytes} - {HOST}) > 1 for shard in layout.shards):
         update_place = dict.fromkeys(update_place, HOST)
+    if updates is not None:
+        update_place = {slab.name: updates if slab.trainable_bytes else HOST for slab in layout.slabs}
     resident = {device: {slab.name for slab in layout.slabs if random.random() < 0.3} for device in devices}
     for slab in layout.slabs:  # state that is updated on a device stays there only with its parameters
         if len(slab.readers) > 1:

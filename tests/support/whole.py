@@ -107,11 +107,11 @@ def dropout_job(**more: object) -> Job:
     return whole_job("transformers:GPT2LMHeadModel", dict(GPT2), name="drawn", microbatches=4, **more)
 
 
-def cluster(devices: int = 2, *, budget_bytes: int = GIB) -> Cluster:
+def cluster(devices: int = 2, *, budget_bytes: int = GIB, backing: str = "cpu") -> Cluster:
     names = [f"cpu{number}" for number in range(devices)]
     return Cluster(
         devices=tuple(
-            Device(name=name, backing="cpu", budget_bytes=budget_bytes, link=f"link-{name}", profile=PROFILE.name)
+            Device(name=name, backing=backing, budget_bytes=budget_bytes, link=f"link-{name}", profile=PROFILE.name)
             for name in names
         ),
         links=tuple(Link(name=f"link-{name}", load_bytes_per_s=None, spill_bytes_per_s=None) for name in names),
@@ -189,25 +189,25 @@ def run(plan: Plan, directory: Path, *, compute_context: ComputeContext = no_con
     return {job.name: read_result(directory, job.name) for job in plan.workload.jobs}
 
 
-def plain_loop(job: Job) -> Result:
+def plain_loop(job: Job, device: str = "cpu") -> Result:
     """The job as its user would train it without hydraplan: torch's fused AdamW, one microbatch a step."""
     assert job.microbatches == 1
     torch.set_num_threads(job.threads)
     data = open_data(job)
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)
-        module = make_loss(job)
+        module = make_loss(job).to(device)
         parameters = [each for each in module.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(parameters, fused=True, **dict(job.optimizer.arguments))  # type: ignore[arg-type]
         losses = []
         for step in range(job.steps):
             optimizer.zero_grad(set_to_none=True)
-            loss = module(data.batch(step))
+            loss = module({name: value.to(device) for name, value in data.batch(step).items()})
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
     return Result(
-        losses=tuple(losses), weights={name: each.detach() for name, each in module.model.state_dict().items()}
+        losses=tuple(losses), weights={name: each.detach().cpu() for name, each in module.model.state_dict().items()}
     )
 
 
@@ -243,7 +243,8 @@ class Draws:
         """The facts of some cuts, 1 to `most`."""
         return self.cut(random.sample(self.graph.cut_positions, random.randint(1, most)))
 
-    def draw(self, facts: Facts, random: Random) -> Plan:
+    def draw(self, facts: Facts, random: Random, *, updates: str | None = None) -> Plan:
+        """A plan with these cuts. `updates`: the place of all updates; None: drawn too."""
         phase = draw_phase(
             self.job.name,
             facts.layouts[0],
@@ -252,6 +253,7 @@ class Draws:
             steps=self.job.steps,
             random=random,
             coverage=self.coverage,
+            updates=updates,
         )
         return plan_of(self.job, facts, [phase], self.where)
 
