@@ -5,7 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PYTEST_FLAGS ?= -n auto
-PACKAGES := plans planner runtime tools
 
 .PHONY: help install demo test lint format bench families clean
 
@@ -17,15 +16,16 @@ help:
 	@echo "make families          every family of transformers, to the bit: tools/families/TABLE.md (resumable, under an hour)"
 	@echo "make bench NAME=...    one benchmark of tools/bench; its last line is a JSON object"
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(VENV)/source && ln -sfn ../.. $(VENV)/source/hydraplan  # where mypy finds the package
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/python -m tools.demo
+	$(BIN)/python -m hydraplan.tools.demo
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -42,10 +42,10 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@test -n "$(NAME)" || { echo "make bench NAME=..., one of: $$(ls tools/bench/*.py | xargs -n1 basename -s .py | grep -v '^_' | xargs)" >&2; exit 2; }
-	$(BIN)/python -m tools.bench.$(NAME)
+	$(BIN)/python -m hydraplan.tools.bench.$(NAME)
 
 families: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.families
+	OMP_NUM_THREADS=1 $(BIN)/python -m hydraplan.tools.families
 
 clean:
 	rm -rf $(VENV) build *.egg-info

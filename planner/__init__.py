@@ -1,6 +1,8 @@
 """The planner: a workload in, a plan out.
 
-What it offers is imported when it is first asked for, so `import planner` brings neither torch nor a solver.
+    workloads -> study -> frontend -> costs -> cutting -> scheduling -> lists -> pipeline (the whole way)
+
+What it offers is imported when it is first asked for, so `import hydraplan.planner` brings neither torch nor a solver.
 """
 
 from __future__ import annotations
@@ -9,15 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from planner.pipeline import plan, replan
-    from planner.solver import SolverOptions
+    from hydraplan.planner.pipeline import plan, replan
+    from hydraplan.planner.scheduling.solver import SolverOptions
 
 __all__ = ["SolverOptions", "plan", "replan"]
 
 _HOME = {
-    "SolverOptions": "planner.solver",
-    "plan": "planner.pipeline",
-    "replan": "planner.pipeline",
+    "SolverOptions": "hydraplan.planner.scheduling.solver",
+    "plan": "hydraplan.planner.pipeline",
+    "replan": "hydraplan.planner.pipeline",
 }
 
 

@@ -1,8 +1,8 @@
 """From a workload to a plan: the whole way, one pass a line.
 
     jobs -> study (data, traced graphs)        needs the user's code; the same for every cluster
-         -> cuts -> facts -> decisions         planner.partition, planner.facts, planner.schedule
-         -> lists -> predictions -> Plan       planner.lists, plans.simulate
+         -> cuts -> facts -> decisions         planner.cutting.partition, planner.costs.facts, planner.scheduling.schedule
+         -> lists -> predictions -> Plan       planner.lists.making, plans.prediction.simulate
 
 Nothing here has a clock or reads an environment: the same input gives the same plan to the byte.
 """
@@ -14,24 +14,24 @@ from dataclasses import replace
 
 import torch
 
-from planner.collector import collector_paused
-from planner.cycles import make_lists
-from planner.elsewhere import Question
-from planner.facts import layout_facts
-from planner.frontend.fingerprints import drift, graph_drift
-from planner.instance import holds
-from planner.partition import partition
-from planner.schedule import Scheduled, SolverOptions, schedule
-from planner.study import Report, Study, firsts, quietly, study
-from plans.check import check
-from plans.digests import decisions_digest, facts_digest, lists_digest, lists_edited
-from plans.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
-from plans.facts import Facts, JobFacts
-from plans.optimizer import state_of
-from plans.plan import Fingerprint, Plan, Predictions
-from plans.quantities import format_bytes, format_count
-from plans.simulate import predict, simulate
-from plans.workload import HOST, Job, Workload
+from hydraplan.planner.costs.facts import layout_facts
+from hydraplan.planner.cutting.partition import partition
+from hydraplan.planner.frontend.models.fingerprints import drift, graph_drift
+from hydraplan.planner.lists.cycles import make_lists
+from hydraplan.planner.processes.collector import collector_paused
+from hydraplan.planner.processes.elsewhere import Question
+from hydraplan.planner.scheduling.instance import holds
+from hydraplan.planner.scheduling.schedule import Scheduled, SolverOptions, schedule
+from hydraplan.planner.study import Report, Study, firsts, quietly, study
+from hydraplan.plans.checking.check import check
+from hydraplan.plans.language.digests import decisions_digest, facts_digest, lists_digest, lists_edited
+from hydraplan.plans.language.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
+from hydraplan.plans.language.facts import Facts, JobFacts
+from hydraplan.plans.language.optimizer import state_of
+from hydraplan.plans.language.plan import Fingerprint, Plan, Predictions
+from hydraplan.plans.language.quantities import format_bytes, format_count
+from hydraplan.plans.language.workload import HOST, Job, Workload
+from hydraplan.plans.prediction.simulate import predict, simulate
 
 PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35)
 """Parts of the budgets that cuts are made for, one after the other until there are lists: finer shards fit better."""

@@ -1,7 +1,7 @@
 """What planning learns from the user's code, for any cluster: the jobs' data opened, their models traced.
 
 Graphs that are equal are traced once. Where there are cores for it, distinct ones are traced, cut and costed side by
-side: other processes hold some of the graphs and answer questions about them (`planner.elsewhere`).
+side: other processes hold some of the graphs and answer questions about them (`planner.processes.elsewhere`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from planner.collector import collector_paused
-from planner.elsewhere import Elsewhere, Outcome, Question, spread
-from planner.facts import graph_facts
-from planner.frontend.build import same_graph_cause
-from planner.frontend.data import JobData, MapDataset, open_data
-from planner.frontend.fingerprints import fingerprints
-from planner.frontend.trace import trace
-from planner.frontend.traced import TracedGraph
-from plans.facts import Graph
-from plans.plan import Fingerprint
-from plans.workload import Job, Target
+from hydraplan.planner.costs.facts import graph_facts
+from hydraplan.planner.frontend.models.fingerprints import fingerprints
+from hydraplan.planner.frontend.shards.build import same_graph_cause
+from hydraplan.planner.frontend.tracing.trace import trace
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.data import JobData, MapDataset, open_data
+from hydraplan.planner.processes.collector import collector_paused
+from hydraplan.planner.processes.elsewhere import Elsewhere, Outcome, Question, spread
+from hydraplan.plans.language.facts import Graph
+from hydraplan.plans.language.plan import Fingerprint
+from hydraplan.plans.language.workload import Job, Target
 
 Report = Callable[[str], None]
 """Called with a line on what is being done now; for people, on stderr."""

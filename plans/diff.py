@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import SequenceMatcher
 
-from plans.plan import Phase, Plan
-from plans.steps import Step
-from plans.text import jsonable
+from hydraplan.plans.file.text import jsonable
+from hydraplan.plans.language.plan import Phase, Plan
+from hydraplan.plans.language.steps import Step
 
 SHOWN = 12
 """Lines of one list that are told in full."""

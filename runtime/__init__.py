@@ -1,6 +1,8 @@
 """The runtime: a plan in, trained models out.
 
-What it offers is imported when it is first asked for, so `import runtime` does not bring torch.
+    prepare (models, data, drift) -> training (devices, memory, replaying) -> results;   execution (the whole way)
+
+What it offers is imported when it is first asked for, so `import hydraplan.runtime` does not bring torch.
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runtime.execution import execute
-    from runtime.results import DeviceResult, JobResult, RunResult
+    from hydraplan.runtime.execution import execute
+    from hydraplan.runtime.results import DeviceResult, JobResult, RunResult
 
 __all__ = ["DeviceResult", "JobResult", "RunResult", "execute"]
 
 _HOME = {
-    "DeviceResult": "runtime.results",
-    "JobResult": "runtime.results",
-    "RunResult": "runtime.results",
-    "execute": "runtime.execution",
+    "DeviceResult": "hydraplan.runtime.results",
+    "JobResult": "hydraplan.runtime.results",
+    "RunResult": "hydraplan.runtime.results",
+    "execute": "hydraplan.runtime.execution",
 }
 
 

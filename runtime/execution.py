@@ -10,17 +10,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from plans.check import check
-from plans.digests import lists_edited
-from plans.errors import InvalidPlanError, RunError
-from plans.flow import layouts_of
-from plans.plan import Plan
-from plans.simulate import predict
-from plans.text import dumps
-from runtime.prepare import prepare
-from runtime.progress import GuardedProgress, NoProgress, Progress
-from runtime.replay import ComputeContext
-from runtime.results import (
+from hydraplan.plans.analysis.flow import layouts_of
+from hydraplan.plans.checking.check import check
+from hydraplan.plans.file.text import dumps
+from hydraplan.plans.language.digests import lists_edited
+from hydraplan.plans.language.errors import InvalidPlanError, RunError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.prediction.simulate import predict
+from hydraplan.runtime.memory.store import HostStore
+from hydraplan.runtime.prepare import prepare
+from hydraplan.runtime.progress import GuardedProgress, NoProgress, Progress
+from hydraplan.runtime.replaying.replay import ComputeContext
+from hydraplan.runtime.results import (
     DeviceResult,
     JobResult,
     RunResult,
@@ -34,8 +35,7 @@ from runtime.results import (
     write_record,
     write_weights,
 )
-from runtime.store import HostStore
-from runtime.training import Trained, busy_us, host_backing, no_context, open_devices, train
+from hydraplan.runtime.training import Trained, busy_us, host_backing, no_context, open_devices, train
 
 
 def execute(

@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from planner.frontend.build import Known, build, same_graph_cause
-from planner.frontend.data import JobData, open_data
-from planner.frontend.fingerprints import drift, fingerprints, graph_drift, stale
-from planner.frontend.program import ShardedGraph
-from planner.frontend.sharded import shard
-from planner.frontend.traced import TracedGraph
-from plans.errors import Finding, StalePlanError
-from plans.facts import Layout
-from plans.flow import layouts_of
-from plans.optimizer import state_of
-from plans.plan import Plan
-from plans.workload import Job
-from runtime.store import HostStore
+from hydraplan.planner.frontend.models.fingerprints import drift, fingerprints, graph_drift, stale
+from hydraplan.planner.frontend.shards.build import Known, build, same_graph_cause
+from hydraplan.planner.frontend.shards.program import ShardedGraph
+from hydraplan.planner.frontend.shards.sharded import shard
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.data import JobData, open_data
+from hydraplan.plans.analysis.flow import layouts_of
+from hydraplan.plans.language.errors import Finding, StalePlanError
+from hydraplan.plans.language.facts import Layout
+from hydraplan.plans.language.optimizer import state_of
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.workload import Job
+from hydraplan.runtime.memory.store import HostStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

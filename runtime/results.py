@@ -27,15 +27,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from planner.frontend.checkpoint import files_to_carry
-from planner.frontend.quiet import quiet
-from plans.errors import RunError
-from plans.plan import Plan
-from plans.steps import Step
-from plans.workload import Job
-from runtime.replay import Span
-from runtime.store import HostStore
-from runtime.training import Trained
+from hydraplan.planner.frontend.models.checkpoint import files_to_carry
+from hydraplan.planner.frontend.models.quiet import quiet
+from hydraplan.plans.language.errors import RunError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.steps import Step
+from hydraplan.plans.language.workload import Job
+from hydraplan.runtime.memory.store import HostStore
+from hydraplan.runtime.replaying.replay import Span
+from hydraplan.runtime.training import Trained
 
 FORMAT = "hydraplan-run/1"
 LARGEST_FILE = "5GB"

@@ -16,23 +16,24 @@ from dataclasses import dataclass
 
 import torch
 
-from planner.frontend.program import ShardedGraph
-from plans.optimizer import state_of
-from plans.plan import Plan
-from plans.workload import HOST, Cluster
-from runtime.batches import Batches, BatchSource
-from runtime.binding import Binder
-from runtime.device import Backing, Device, backing_of
-from runtime.failures import Failure, Failures
-from runtime.links import PacedLink
-from runtime.losses import Losses
-from runtime.memory import Memory
-from runtime.operations import BeginPhase, KeptCells
-from runtime.program import Lane, Program, compile_plan, lane_of
-from runtime.progress import Progress
-from runtime.regions import View
-from runtime.replay import ComputeContext, Replay, Span
-from runtime.store import HostStore, view_on
+from hydraplan.planner.frontend.shards.program import ShardedGraph
+from hydraplan.plans.language.optimizer import state_of
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.workload import HOST, Cluster
+from hydraplan.runtime.devices.backings import backing_of
+from hydraplan.runtime.devices.device import Backing, Device
+from hydraplan.runtime.devices.links import PacedLink
+from hydraplan.runtime.losses import Losses
+from hydraplan.runtime.memory.regions import View
+from hydraplan.runtime.memory.store import HostStore, view_on
+from hydraplan.runtime.progress import Progress
+from hydraplan.runtime.replaying.batches import Batches, BatchSource
+from hydraplan.runtime.replaying.binding import Binder
+from hydraplan.runtime.replaying.failures import Failure, Failures
+from hydraplan.runtime.replaying.memory import Memory
+from hydraplan.runtime.replaying.operations import BeginPhase, KeptCells
+from hydraplan.runtime.replaying.program import Lane, Program, compile_plan, lane_of
+from hydraplan.runtime.replaying.replay import ComputeContext, Replay, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
-from plans.errors import HydraplanError
-from tools.commands import capacity, check, diff, execute, inspect, plan, profile, report
+from hydraplan.plans.language.errors import HydraplanError
+from hydraplan.tools.commands import capacity, check, diff, execute, inspect, plan, profile, report
 
 COMMANDS = (plan, execute, inspect, check, diff, capacity, profile, report)
 INTERRUPTED = 130

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
-from tools.table import Column, figures, fitted, names, natural, records, text, total
+from hydraplan.tools.table import Column, figures, fitted, names, natural, records, text, total
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from plans.check import verify
-from plans.errors import Finding, InvalidPlanError, StalePlanError, WorkloadError
-from plans.plan import Plan
-from plans.text import Document, dumps, loads
-from tools.output import Output
+from hydraplan.plans.checking.check import verify
+from hydraplan.plans.file.text import Document, dumps, loads
+from hydraplan.plans.language.errors import Finding, InvalidPlanError, StalePlanError, WorkloadError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.tools.output import Output
 
 
 def read_plan(path: Path) -> Document:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plans.durations import Durations
-from plans.errors import WorkloadError
-from plans.flow import unroll
-from plans.plan import Plan
-from plans.steps import Step
-from plans.text import loads
+from hydraplan.plans.analysis.flow import unroll
+from hydraplan.plans.file.text import loads
+from hydraplan.plans.language.errors import WorkloadError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.steps import Step
+from hydraplan.plans.prediction.durations import Durations
 
 FORMAT = "hydraplan-run/1"
 

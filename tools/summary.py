@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from plans.plan import DevicePrediction, Plan
-from plans.quantities import format_bytes, format_count, format_duration, format_percent
+from hydraplan.plans.language.plan import DevicePrediction, Plan
+from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration, format_percent
 
 
 def plan_summary(plan: Plan) -> str:

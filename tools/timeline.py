@@ -15,9 +15,8 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
-from plans.plan import Plan
-from plans.simulate import Simulation, simulate
-from plans.steps import (
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.steps import (
     Backward,
     Drop,
     Fetch,
@@ -31,8 +30,9 @@ from plans.steps import (
     Update,
     engine,
 )
-from plans.workload import HOST
-from tools.run_report import Report
+from hydraplan.plans.language.workload import HOST
+from hydraplan.plans.prediction.simulate import Simulation, simulate
+from hydraplan.tools.run_report import Report
 
 Event = dict[str, Any]
 TRACKS = ("compute", "load", "spill")

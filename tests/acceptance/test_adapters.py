@@ -11,17 +11,17 @@ import torch
 from support.whole import Draws, cluster, plain_loop, run, traced, whole_job
 from torch import Tensor
 
-from planner.frontend import trace as tracing
-from planner.frontend.model import make_model
-from planner.frontend.program import ShardedGraph
-from planner.frontend.traced import Placeholder
-from planner.pipeline import plan
-from plans.check import check
-from plans.facts import Facts, ShardFacts, SlabFacts
-from plans.steps import Backward, Load, Spill, SpillGradients, Update
-from plans.workload import Job, Target, Workload
-from runtime import cpu
-from runtime.store import HostStore
+from hydraplan.planner.frontend.models.model import make_model
+from hydraplan.planner.frontend.shards.program import ShardedGraph
+from hydraplan.planner.frontend.tracing import trace as tracing
+from hydraplan.planner.frontend.tracing.traced import Placeholder
+from hydraplan.planner.pipeline import plan
+from hydraplan.plans.checking.check import check
+from hydraplan.plans.language.facts import Facts, ShardFacts, SlabFacts
+from hydraplan.plans.language.steps import Backward, Load, Spill, SpillGradients, Update
+from hydraplan.plans.language.workload import Job, Target, Workload
+from hydraplan.runtime.devices import cpu
+from hydraplan.runtime.memory.store import HostStore
 
 DRAWN_PLANS = 12
 

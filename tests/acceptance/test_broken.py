@@ -16,11 +16,11 @@ from support.models import GPT2, Skips
 from support.whole import Rows, cluster, whole_job
 from torch import Tensor
 
-from planner.pipeline import plan
-from plans.text import dumps
-from plans.workload import Workload
-from runtime import execution
-from tools.cli import main
+from hydraplan.planner.pipeline import plan
+from hydraplan.plans.file.text import dumps
+from hydraplan.plans.language.workload import Workload
+from hydraplan.runtime import execution
+from hydraplan.tools.cli import main
 
 Json = Any
 FINDING = re.compile(r"(?:error: )?line (\d+)(?:, ((?:/[^\s:]+)+))?: (.+); (.+)")

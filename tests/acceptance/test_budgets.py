@@ -8,10 +8,10 @@ import pytest
 from support.models import GPT2
 from support.whole import cluster, whole_job
 
-from planner import SolverOptions, plan
-from planner.study import study
-from plans.errors import InfeasibleError
-from plans.workload import Workload
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.planner.study import study
+from hydraplan.plans.language.errors import InfeasibleError
+from hydraplan.plans.language.workload import Workload
 
 
 @pytest.mark.parametrize("call", ["transformers:GPT2LMHeadModel", "support.models:Skips"])

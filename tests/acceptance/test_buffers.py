@@ -10,9 +10,9 @@ import pytest
 import torch
 from support.whole import Draws, cluster, run, whole_job
 
-from planner import SolverOptions, plan
-from plans.steps import Save
-from plans.workload import Job, Workload
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.plans.language.steps import Save
+from hydraplan.plans.language.workload import Job, Workload
 
 MICROBATCHES = 4
 DRAWN_PLANS = 8

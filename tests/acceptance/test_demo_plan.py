@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from planner import SolverOptions, plan
-from planner.workload_file import load
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.planner.workloads.file import load
 
 HERE = Path(__file__).parent
 DEMO = HERE.parent.parent / "tools" / "demo" / "demo.toml"

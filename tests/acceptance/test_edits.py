@@ -12,11 +12,11 @@ import pytest
 from support.models import GPT2
 from support.whole import Result, cluster, read_result, whole_job
 
-from planner.pipeline import plan
-from plans.text import dumps, loads
-from plans.workload import Workload
-from runtime import execute
-from tools.cli import main
+from hydraplan.planner.pipeline import plan
+from hydraplan.plans.file.text import dumps, loads
+from hydraplan.plans.language.workload import Workload
+from hydraplan.runtime import execute
+from hydraplan.tools.cli import main
 
 Json = Any
 

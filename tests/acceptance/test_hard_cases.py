@@ -40,16 +40,16 @@ from support.drawn import Coverage, draw_phase
 from support.whole import Result, cluster, facts_of, plain_loop, plan_of, read_result, run, whole_job
 from torch import Tensor, nn
 
-from planner import SolverOptions, plan
-from planner.frontend import gradients
-from planner.frontend.build import Known, build
-from planner.frontend.data import open_data
-from planner.frontend.program import BuiltModel
-from planner.frontend.traced import TracedGraph
-from plans.errors import InfeasibleError
-from plans.plan import Plan
-from plans.workload import Job, Target, Workload
-from runtime import execute, prepare
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.planner.frontend.shards import gradients
+from hydraplan.planner.frontend.shards.build import Known, build
+from hydraplan.planner.frontend.shards.program import BuiltModel
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.data import open_data
+from hydraplan.plans.language.errors import InfeasibleError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.workload import Job, Target, Workload
+from hydraplan.runtime import execute, prepare
 
 LOSS = "the loss of the first step"
 TRAINING = "what is trained"

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from support.whole import cluster, whole_job
 
-import planner
-import runtime
-from planner import pipeline
-from plans.errors import InfeasibleError
-from plans.workload import HOST, Workload
-from runtime import execution
+from hydraplan import planner, runtime
+from hydraplan.planner import pipeline
+from hydraplan.plans.language.errors import InfeasibleError
+from hydraplan.plans.language.workload import HOST, Workload
+from hydraplan.runtime import execution
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,16 +17,16 @@ from support.varied import BUCKETS, padded_by_hand, varied_job
 from support.whole import Result, cluster, facts_of, plain_loop, plan_of, run
 from torch import Tensor
 
-from planner import SolverOptions, plan
-from planner.frontend import lengths
-from planner.frontend.build import Known, build
-from planner.frontend.data import JobData, open_data
-from planner.frontend.lengths import padded
-from plans.facts import Facts
-from plans.plan import Plan
-from plans.workload import Job, Lengths, Workload
-from runtime import execute, prepare
-from runtime.batches import Batches
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.planner.frontend.shards.build import Known, build
+from hydraplan.planner.frontend.users import lengths
+from hydraplan.planner.frontend.users.data import JobData, open_data
+from hydraplan.planner.frontend.users.lengths import padded
+from hydraplan.plans.language.facts import Facts
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.workload import Job, Lengths, Workload
+from hydraplan.runtime import execute, prepare
+from hydraplan.runtime.replaying.batches import Batches
 
 DRAWN_PLANS = 5
 

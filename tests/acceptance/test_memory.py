@@ -19,10 +19,10 @@ from support.whole import Draws, cluster, dropout_job, facts_of, plan_of, traced
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from planner import SolverOptions, plan
-from plans.plan import Placement, Plan
-from plans.workload import Precision, Target, Workload
-from runtime import RunResult, execute
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.plans.language.plan import Placement, Plan
+from hydraplan.plans.language.workload import Precision, Target, Workload
+from hydraplan.runtime import RunResult, execute
 
 
 class LiveStorages(TorchDispatchMode):

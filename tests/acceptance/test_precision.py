@@ -13,8 +13,8 @@ from support.precise import precise_jobs, precise_loop
 from support.whole import Draws, cluster, dropout_job, run, traced
 from torch import Tensor
 
-from plans.workload import Precision
-from runtime import optimizer
+from hydraplan.plans.language.workload import Precision
+from hydraplan.runtime.memory import optimizer
 
 DRAWN_CUTS = 2
 PLANS_OF_A_CUT = 4

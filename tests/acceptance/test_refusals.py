@@ -1,7 +1,7 @@
 """Every model that is refused is refused at `plan`, with module, line and remedy.
 
 One row for each kind of refusal; `planner/frontend/` has tests of the details. What is no model at all, or no data, is
-the workload's mistake: tests/planner/test_workload_file.py, test_data.py, test_imports.py.
+the workload's mistake: tests/planner/workloads/test_file.py, tests/planner/frontend/users.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from support.whole import cluster, whole_job
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from planner import SolverOptions, plan
-from planner.frontend import trace
-from plans.errors import HydraplanError, InfeasibleError, TraceError
-from plans.workload import Job, Precision, Target, Workload
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.planner.frontend.tracing import trace
+from hydraplan.plans.language.errors import HydraplanError, InfeasibleError, TraceError
+from hydraplan.plans.language.workload import Job, Precision, Target, Workload
 
 WIDTH = 16
 

@@ -12,12 +12,12 @@ import pytest
 from support.edits import Text
 from support.toyplan import toy_cluster, toy_layout, toy_plan, toy_workload
 
-from plans.check import check, lists_edited, verify
-from plans.digests import decisions_digest, lists_digest
-from plans.errors import Finding, InvalidPlanError
-from plans.plan import Placement, Plan
-from plans.simulate import predict
-from plans.text import dumps, loads
+from hydraplan.plans.checking.check import check, lists_edited, verify
+from hydraplan.plans.file.text import dumps, loads
+from hydraplan.plans.language.digests import decisions_digest, lists_digest
+from hydraplan.plans.language.errors import Finding, InvalidPlanError
+from hydraplan.plans.language.plan import Placement, Plan
+from hydraplan.plans.prediction.simulate import predict
 
 
 @cache

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from support.toyplan import toy_layout, toy_plan, toy_workload
 
-from plans.diff import diff
-from plans.plan import Placement
+from hydraplan.plans.diff import diff
+from hydraplan.plans.language.plan import Placement
 
 
 def texts(a: object, b: object) -> list[str]:

@@ -10,11 +10,11 @@ from support.drawn import Coverage
 from support.drawnplan import drawn_plan
 from support.toyplan import MIB, toy_layout, toy_plan, toy_workload
 
-from plans.check import check
-from plans.durations import Durations
-from plans.flow import Problem, refreshes, trace, unroll
-from plans.plan import Placement, Plan
-from plans.steps import Backward, Drop, Forward, Load, Spill, Step
+from hydraplan.plans.analysis.flow import Problem, refreshes, trace, unroll
+from hydraplan.plans.checking.check import check
+from hydraplan.plans.language.plan import Placement, Plan
+from hydraplan.plans.language.steps import Backward, Drop, Forward, Load, Spill, Step
+from hydraplan.plans.prediction.durations import Durations
 
 RATE = 100_000_000
 """Bytes per second of the toy cluster's links."""

@@ -15,20 +15,21 @@ from support.weights import saved_state
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from planner.frontend import build as building
-from planner.frontend import loading, program
-from planner.frontend.build import build
-from planner.frontend.data import open_data
-from planner.frontend.loading import Loaded, read_into
-from planner.frontend.program import BuiltModel
-from planner.frontend.sharded import shard
-from plans.errors import StalePlanError, WorkloadError
-from plans.optimizer import state_of
-from plans.workload import Job, Target
-from runtime import execute, results
-from runtime.cpu import pages
-from runtime.store import HostStore
-from runtime.training import deterministic
+from hydraplan.planner.frontend.models import loading
+from hydraplan.planner.frontend.models.loading import Loaded, read_into
+from hydraplan.planner.frontend.shards import build as building
+from hydraplan.planner.frontend.shards import program
+from hydraplan.planner.frontend.shards.build import build
+from hydraplan.planner.frontend.shards.program import BuiltModel
+from hydraplan.planner.frontend.shards.sharded import shard
+from hydraplan.planner.frontend.users.data import open_data
+from hydraplan.plans.language.errors import StalePlanError, WorkloadError
+from hydraplan.plans.language.optimizer import state_of
+from hydraplan.plans.language.workload import Job, Target
+from hydraplan.runtime import execute, results
+from hydraplan.runtime.devices.cpu import pages
+from hydraplan.runtime.memory.store import HostStore
+from hydraplan.runtime.training import deterministic
 
 
 def plain_loop(job: Job, name: str) -> tuple[list[float], dict[str, Tensor]]:

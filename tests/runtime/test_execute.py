@@ -19,20 +19,20 @@ from support.tinylm import skipper
 from support.weights import saved_state
 from transformers import GPT2LMHeadModel
 
-from planner.frontend.build import seeded
-from planner.frontend.data import open_data, order
-from planner.frontend.model import make_loss
-from plans.digests import facts_digest
-from plans.errors import InvalidPlanError, RunError, StalePlanError
-from plans.plan import Placement, Plan
-from plans.steps import Backward, Forward, SpillGradients, Update
-from plans.text import loads
-from plans.workload import Job, Target
-from runtime import execute, execution
-from runtime.progress import NoProgress
-from runtime.results import write_weights
-from runtime.store import HostStore
-from runtime.training import deterministic
+from hydraplan.planner.frontend.models.model import make_loss
+from hydraplan.planner.frontend.shards.build import seeded
+from hydraplan.planner.frontend.users.data import open_data, order
+from hydraplan.plans.file.text import loads
+from hydraplan.plans.language.digests import facts_digest
+from hydraplan.plans.language.errors import InvalidPlanError, RunError, StalePlanError
+from hydraplan.plans.language.plan import Placement, Plan
+from hydraplan.plans.language.steps import Backward, Forward, SpillGradients, Update
+from hydraplan.plans.language.workload import Job, Target
+from hydraplan.runtime import execute, execution
+from hydraplan.runtime.memory.store import HostStore
+from hydraplan.runtime.progress import NoProgress
+from hydraplan.runtime.results import write_weights
+from hydraplan.runtime.training import deterministic
 
 
 def plain_loop(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:

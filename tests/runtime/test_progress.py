@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from runtime.progress import BarProgress, PlainProgress, progress_for
+from hydraplan.runtime.progress import BarProgress, PlainProgress, progress_for
 
 
 def test_plain_lines_at_first_and_last_step_and_now_and_then() -> None:

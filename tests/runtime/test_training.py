@@ -14,10 +14,10 @@ from support.chainrun import LAYERS, ChainJobs, adamw, assert_same
 from support.drawn import Coverage, draw_phase
 from support.toyplan import toy_phase
 
-from plans.plan import Placement
-from plans.workload import Target
-from runtime.progress import NoProgress
-from runtime.training import Trained, train
+from hydraplan.plans.language.plan import Placement
+from hydraplan.plans.language.workload import Target
+from hydraplan.runtime.progress import NoProgress
+from hydraplan.runtime.training import Trained, train
 
 
 @pytest.mark.parametrize(

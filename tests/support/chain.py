@@ -15,18 +15,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from planner.frontend.program import (
+from hydraplan.planner.frontend.shards.program import (
     BackwardResult,
     BuiltModel,
     Bundle,
-    CellKey,
     ForwardResult,
     ShardedGraph,
     SlabLayout,
     TensorLayout,
 )
-from plans.arena import align
-from plans.facts import CellTimes, Layout, ShardFacts, SlabFacts
+from hydraplan.planner.frontend.tracing.keyed import CellKey
+from hydraplan.plans.analysis.arena import align
+from hydraplan.plans.language.facts import CellTimes, Layout, ShardFacts, SlabFacts
 
 WIDTH = 12
 BATCH_WIDTH = 8

@@ -8,14 +8,14 @@ import torch
 from support.chain import Chain, Numbers, built_chain, chain_graph, chain_layout
 from support.toyplan import PROFILE, toy_cluster, toy_plan, toy_workload
 
-from plans.flow import trace
-from plans.optimizer import state_of
-from plans.plan import Plan
-from plans.workload import Target
-from runtime.cpu import CpuBacking
-from runtime.progress import NoProgress
-from runtime.store import HostStore
-from runtime.training import Trained, train
+from hydraplan.plans.analysis.flow import trace
+from hydraplan.plans.language.optimizer import state_of
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.workload import Target
+from hydraplan.runtime.devices.cpu import CpuBacking
+from hydraplan.runtime.memory.store import HostStore
+from hydraplan.runtime.progress import NoProgress
+from hydraplan.runtime.training import Trained, train
 
 LAYERS = 4
 

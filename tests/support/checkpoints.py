@@ -15,7 +15,7 @@ from support.models import GPT2, LLAMA, NO_DROPOUT, TOKENS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
-from plans.workload import Checkpoint, Job, Target, Value
+from hydraplan.plans.language.workload import Checkpoint, Job, Target, Value
 
 MIXTRAL: dict[str, Value] = {**LLAMA, "num_hidden_layers": 1, "num_local_experts": 4}
 NAMES = ("gpt2", "mixtral", "llama")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from plans.facts import Layout
-from plans.flow import Node, gradient_tree
-from plans.plan import Phase
-from plans.steps import (
+from hydraplan.plans.analysis.flow import Node, gradient_tree
+from hydraplan.plans.language.facts import Layout
+from hydraplan.plans.language.plan import Phase
+from hydraplan.plans.language.steps import (
     Backward,
     CellValue,
     Drop,
@@ -28,7 +28,7 @@ from plans.steps import (
     Step,
     Update,
 )
-from plans.workload import HOST
+from hydraplan.plans.language.workload import HOST
 
 
 @dataclass

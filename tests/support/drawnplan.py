@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.drawn import Coverage, draw_phase
 from support.toyplan import toy_cluster, toy_layout, toy_plan, toy_workload
 
-from plans.plan import Placement, Plan
+from hydraplan.plans.language.plan import Placement, Plan
 
 
 def drawn_plan(seed: int, coverage: Coverage | None = None) -> Plan:

@@ -1,4 +1,4 @@
-"""A process of its own that calls functions and plans side by side: what `tests/planner/test_forks.py` runs.
+"""A process of its own that calls functions and plans side by side: what `tests/planner/processes/test_forks.py` runs.
 
 pytest has threads, beside which nothing is forked.
 """
@@ -15,13 +15,13 @@ from unittest import mock
 import pytest
 from support.whole import cluster, whole_job
 
-from planner import evaluate
-from planner.forks import Result, processes_for, side_by_side
-from planner.pipeline import plan
-from planner.solver import SolverOptions
-from planner.study import study
-from plans.text import dumps
-from plans.workload import Workload
+from hydraplan.planner.pipeline import plan
+from hydraplan.planner.processes.forks import Result, processes_for, side_by_side
+from hydraplan.planner.scheduling import evaluate
+from hydraplan.planner.scheduling.solver import SolverOptions
+from hydraplan.planner.study import study
+from hydraplan.plans.file.text import dumps
+from hydraplan.plans.language.workload import Workload
 
 HERE = os.getpid()
 

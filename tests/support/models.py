@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from plans.workload import Job, Target, Value
+from hydraplan.plans.language.workload import Job, Target, Value
 
 TOKENS = 48
 

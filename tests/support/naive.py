@@ -14,16 +14,18 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.fx import Node
 
-from planner import pipeline
-from planner.frontend import cell, cuts, keyed, normalize, operators, sharded, slices, trace
-from planner.frontend.build import Known
-from planner.frontend.gradients import GradientFlow
-from planner.frontend.program import BackwardResult, BuiltModel, CellKey, ForwardResult
-from planner.frontend.slices import Slice
-from planner.frontend.traced import TracedGraph
-from planner.partition import Problem
-from plans.workload import Job
-from runtime import prepare
+from hydraplan.planner import pipeline
+from hydraplan.planner.cutting.partition import Problem
+from hydraplan.planner.frontend.shards import cell, sharded, slices
+from hydraplan.planner.frontend.shards.build import Known
+from hydraplan.planner.frontend.shards.gradients import GradientFlow
+from hydraplan.planner.frontend.shards.program import BackwardResult, BuiltModel, ForwardResult
+from hydraplan.planner.frontend.shards.slices import Slice
+from hydraplan.planner.frontend.tracing import cuts, keyed, normalize, operators, trace
+from hydraplan.planner.frontend.tracing.keyed import CellKey
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.plans.language.workload import Job
+from hydraplan.runtime import prepare
 
 Patch = pytest.MonkeyPatch
 

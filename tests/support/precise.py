@@ -12,11 +12,11 @@ from support.models import GPT2, LLAMA, NO_DROPOUT
 from support.whole import Result, whole_job
 from torch import Tensor, nn
 
-from planner.frontend.build import seeded
-from planner.frontend.data import open_data
-from planner.frontend.model import make_loss
-from plans.workload import Job, Precision, Target
-from runtime.training import deterministic
+from hydraplan.planner.frontend.models.model import make_loss
+from hydraplan.planner.frontend.shards.build import seeded
+from hydraplan.planner.frontend.users.data import open_data
+from hydraplan.plans.language.workload import Job, Precision, Target
+from hydraplan.runtime.training import deterministic
 
 
 class Pictures:

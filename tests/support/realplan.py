@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from support.toyplan import PROFILE, toy_cluster, toy_plan
 
-from planner.frontend.data import open_data
-from planner.frontend.fingerprints import fingerprints
-from planner.frontend.program import ShardedGraph
-from planner.frontend.sharded import shard
-from planner.frontend.trace import trace
-from planner.frontend.traced import TracedGraph
-from plans.digests import facts_digest
-from plans.facts import CellTimes, Layout, ShardFacts, SlabFacts
-from plans.optimizer import state_of
-from plans.plan import Plan
-from plans.workload import Job, Target, Workload
+from hydraplan.planner.frontend.models.fingerprints import fingerprints
+from hydraplan.planner.frontend.shards.program import ShardedGraph
+from hydraplan.planner.frontend.shards.sharded import shard
+from hydraplan.planner.frontend.tracing.trace import trace
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.data import open_data
+from hydraplan.plans.language.digests import facts_digest
+from hydraplan.plans.language.facts import CellTimes, Layout, ShardFacts, SlabFacts
+from hydraplan.plans.language.optimizer import state_of
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.workload import Job, Target, Workload
 
 ROOM = 1 << 22
 

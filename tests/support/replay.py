@@ -15,14 +15,15 @@ import torch
 from support.models import batch_for
 from torch import Tensor
 
-from planner.frontend.build import build, seeded
-from planner.frontend.cell import extent_bytes
-from planner.frontend.model import make_loss
-from planner.frontend.program import BuiltModel, CellKey, ShardedGraph
-from planner.frontend.sharded import shard
-from planner.frontend.traced import TracedGraph
-from plans.flow import gradient_tree
-from plans.workload import Job
+from hydraplan.planner.frontend.models.model import make_loss
+from hydraplan.planner.frontend.shards.build import build, seeded
+from hydraplan.planner.frontend.shards.cell import extent_bytes
+from hydraplan.planner.frontend.shards.program import BuiltModel, ShardedGraph
+from hydraplan.planner.frontend.shards.sharded import shard
+from hydraplan.planner.frontend.tracing.keyed import CellKey
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.plans.analysis.flow import gradient_tree
+from hydraplan.plans.language.workload import Job
 
 ARGUMENTS = {"lr": 0.01, "weight_decay": 0.1}
 

@@ -15,14 +15,14 @@ from support.models import Skips
 from support.whole import cluster, whole_job
 from torch import Tensor
 
-from planner.elsewhere import Question
-from planner.facts import graph_facts
-from planner.pipeline import plan
-from planner.solver import SolverOptions
-from planner.study import Study, study
-from plans.errors import TraceError
-from plans.text import dumps
-from plans.workload import Job, Target, Workload
+from hydraplan.planner.costs.facts import graph_facts
+from hydraplan.planner.pipeline import plan
+from hydraplan.planner.processes.elsewhere import Question
+from hydraplan.planner.scheduling.solver import SolverOptions
+from hydraplan.planner.study import Study, study
+from hydraplan.plans.file.text import dumps
+from hydraplan.plans.language.errors import TraceError
+from hydraplan.plans.language.workload import Job, Target, Workload
 
 HERE = int(os.environ.setdefault("SIDE_BY_SIDE", str(os.getpid())))
 

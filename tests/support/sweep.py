@@ -6,8 +6,8 @@ gptj()              GPT-J 6B: 28 blocks of 805 MB, two embeddings of 826 MB
 
 from __future__ import annotations
 
-from plans.facts import CellTimes, Facts, Graph, JobFacts, Layout, ShardFacts, SlabFacts
-from plans.workload import Cluster, Device, Job, Link, Profile, Target, Workload
+from hydraplan.plans.language.facts import CellTimes, Facts, Graph, JobFacts, Layout, ShardFacts, SlabFacts
+from hydraplan.plans.language.workload import Cluster, Device, Job, Link, Profile, Target, Workload
 
 GIB = 1 << 30
 GPU = Profile(

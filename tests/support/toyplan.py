@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from plans.digests import decisions_digest, facts_digest, lists_digest
-from plans.facts import CellTimes, Facts, Graph, JobFacts, Layout, ShardFacts, SlabFacts
-from plans.plan import (
+from hydraplan.plans.language.digests import decisions_digest, facts_digest, lists_digest
+from hydraplan.plans.language.facts import CellTimes, Facts, Graph, JobFacts, Layout, ShardFacts, SlabFacts
+from hydraplan.plans.language.plan import (
     Cuts,
     Decisions,
     Fingerprint,
@@ -25,8 +25,7 @@ from plans.plan import (
     Predictions,
     SolverRecord,
 )
-from plans.simulate import predict
-from plans.steps import (
+from hydraplan.plans.language.steps import (
     Backward,
     Drop,
     FetchBatch,
@@ -38,7 +37,8 @@ from plans.steps import (
     Step,
     Update,
 )
-from plans.workload import HOST, Cluster, Device, Job, Link, Profile, Target, Workload
+from hydraplan.plans.language.workload import HOST, Cluster, Device, Job, Link, Profile, Target, Workload
+from hydraplan.plans.prediction.simulate import predict
 
 BUFFER_BYTES = 512
 MIB = 1 << 20

@@ -10,8 +10,8 @@ from support.models import TOKENS
 from support.whole import whole_job
 from torch import Tensor, nn
 
-from planner.frontend.data import order
-from plans.workload import Job, Lengths, Target, Value
+from hydraplan.planner.frontend.users.data import order
+from hydraplan.plans.language.workload import Job, Lengths, Target, Value
 
 BUCKETS = (6, 8, 12)
 PAD = {"attention_mask": 0, "input_ids": 0, "labels": -100}

@@ -20,23 +20,32 @@ from support.models import BERT, GPT2, LLAMA, NO_DROPOUT, T5, TOKENS
 from support.weights import saved_state
 from torch import Tensor
 
-from planner.facts import graph_facts, layout_facts
-from planner.frontend.build import Known, build
-from planner.frontend.data import open_data
-from planner.frontend.fingerprints import fingerprints
-from planner.frontend.model import make_loss
-from planner.frontend.trace import trace
-from planner.frontend.traced import TracedGraph
-from plans.check import check
-from plans.digests import decisions_digest, facts_digest, lists_digest
-from plans.facts import Facts, JobFacts
-from plans.optimizer import state_of
-from plans.plan import Cuts, Decisions, Phase, PhaseDecision, Placement, Plan, Predictions, SolverRecord
-from plans.simulate import predict
-from plans.workload import Cluster, Device, Job, Link, Profile, Target, Value, Workload
-from runtime import execute, prepare
-from runtime.replay import ComputeContext
-from runtime.training import no_context
+from hydraplan.planner.costs.facts import graph_facts, layout_facts
+from hydraplan.planner.frontend.models.fingerprints import fingerprints
+from hydraplan.planner.frontend.models.model import make_loss
+from hydraplan.planner.frontend.shards.build import Known, build
+from hydraplan.planner.frontend.tracing.trace import trace
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.data import open_data
+from hydraplan.plans.checking.check import check
+from hydraplan.plans.language.digests import decisions_digest, facts_digest, lists_digest
+from hydraplan.plans.language.facts import Facts, JobFacts
+from hydraplan.plans.language.optimizer import state_of
+from hydraplan.plans.language.plan import (
+    Cuts,
+    Decisions,
+    Phase,
+    PhaseDecision,
+    Placement,
+    Plan,
+    Predictions,
+    SolverRecord,
+)
+from hydraplan.plans.language.workload import Cluster, Device, Job, Link, Profile, Target, Value, Workload
+from hydraplan.plans.prediction.simulate import predict
+from hydraplan.runtime import execute, prepare
+from hydraplan.runtime.replaying.replay import ComputeContext
+from hydraplan.runtime.training import no_context
 
 GIB = 1 << 30
 PROFILE = Profile(

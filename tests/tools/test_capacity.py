@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from support.toyplan import MIB, toy_cluster, toy_layout, toy_plan, toy_workload
 
-from plans.errors import InfeasibleError
-from plans.plan import Plan
-from plans.workload import Workload
-from tools.cli import main
-from tools.commands import capacity
+from hydraplan.plans.language.errors import InfeasibleError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.workload import Workload
+from hydraplan.tools.cli import main
+from hydraplan.tools.commands import capacity
 
 NEEDED = 6 * MIB
 NOTICE = "data d: the last 2 of each epoch's order are dropped"
@@ -33,12 +33,14 @@ def planner(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
             raise InfeasibleError("shard a/1 needs 6.0 MiB", device="device0", missing_bytes=missing)
         return toy_plan(workload, toy_layout())
 
-    pipeline, study = ModuleType("planner.pipeline"), ModuleType("planner.study")
+    pipeline, study = ModuleType("hydraplan.planner.pipeline"), ModuleType("hydraplan.planner.study")
     pipeline.__dict__.update(plan=plan)
     study.__dict__.update(study=lambda jobs, **options: SimpleNamespace(notices=[NOTICE]))
-    monkeypatch.setitem(sys.modules, "planner.pipeline", pipeline)
-    monkeypatch.setitem(sys.modules, "planner.study", study)
-    monkeypatch.setattr("planner.workload_file.load", lambda path: replace(toy_workload(2), cluster=toy_cluster(1)))
+    monkeypatch.setitem(sys.modules, "hydraplan.planner.pipeline", pipeline)
+    monkeypatch.setitem(sys.modules, "hydraplan.planner.study", study)
+    monkeypatch.setattr(
+        "hydraplan.planner.workloads.file.load", lambda path: replace(toy_workload(2), cluster=toy_cluster(1))
+    )
     return asked
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from support.toyplan import toy_plan, toy_workload
 
-from plans.digests import lists_digest
-from plans.plan import Plan
-from plans.text import Document, dumps
-from tools.cli import COMMANDS, main
-from tools.planfile import read_plan, write_plan
+from hydraplan.plans.file.text import Document, dumps
+from hydraplan.plans.language.digests import lists_digest
+from hydraplan.plans.language.plan import Plan
+from hydraplan.tools.cli import COMMANDS, main
+from hydraplan.tools.planfile import read_plan, write_plan
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pulp", "highspy", "transformers", "networkx")
@@ -194,7 +194,7 @@ def test_a_command_never_ends_without_a_word(
     def broken(document: Document) -> None:
         raise error
 
-    monkeypatch.setattr("tools.planfile.verify", broken)
+    monkeypatch.setattr("hydraplan.tools.planfile.verify", broken)
     assert main(["check", str(plan_file)]) == 1
     assert f"unexpected {type(error).__name__} in test_command_line.py" in capsys.readouterr().err
 
@@ -205,7 +205,7 @@ def test_an_unexpected_error_is_one_line(
     def broken(document: Document) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("tools.planfile.verify", broken)
+    monkeypatch.setattr("hydraplan.tools.planfile.verify", broken)
     monkeypatch.delenv("HYDRAPLAN_TRACEBACK", raising=False)
     assert main(["check", str(plan_file)]) == 1
     shown = capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_an_unexpected_error_is_one_line(
 
 def test_check_inspect_and_diff_start_without_torch_or_a_solver(plan_file: Path) -> None:
     program = (
-        "import sys; from tools.cli import main; "
+        "import sys; from hydraplan.tools.cli import main; "
         "codes = [main(['check', sys.argv[1]]), main(['inspect', sys.argv[1]]), main(['diff', *sys.argv[1:] * 2])]; "
         f"print(codes, [name for name in {HEAVY!r} if name in sys.modules])"
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from planner.workload_file import parse
-from plans.workload import Profile
-from tools.demo.data import ByteBlocks, python_source, read_source
+from hydraplan.planner.workloads.file import parse
+from hydraplan.plans.language.workload import Profile
+from hydraplan.tools.demo.data import ByteBlocks, python_source, read_source
 
 DEMO = Path(__file__).parents[2] / "tools" / "demo" / "demo.toml"
 

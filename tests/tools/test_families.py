@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tools.families.__main__ import exit_code
-from tools.families.exportable import LIST
-from tools.families.table import markdown
-from tools.families.tiny import TABLES, entries, entry, make_item, make_model, tiny_config
-from tools.families.trial import Outcome, Result, trial
+from hydraplan.tools.families.__main__ import exit_code
+from hydraplan.tools.families.exportable import LIST
+from hydraplan.tools.families.table import markdown
+from hydraplan.tools.families.tiny import TABLES, entries, entry, make_item, make_model, tiny_config
+from hydraplan.tools.families.trial import Outcome, Result, trial
 
 # Rotary positions, grouped heads and experts; one layer used twice; images.
 FEW = ["causal-lm/mixtral", "masked-lm/albert", "image-classification/vit"]

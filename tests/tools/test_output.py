@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.output import Output
-from tools.table import Column, figures, fitted, names, natural, text, total
+from hydraplan.tools.output import Output
+from hydraplan.tools.table import Column, figures, fitted, names, natural, text, total
 
 NAME = "a-rather-long-name-lr0.0003-bs16"
 COLUMNS = [names("job"), text("graph"), *(figures(each) for each in ("parameters", "batch / microbatches", "ends at"))]

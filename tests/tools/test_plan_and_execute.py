@@ -11,10 +11,10 @@ from typing import Any, TextIO
 import pytest
 from support.realplan import lm_job, real_plan
 
-from plans.text import dumps
-from runtime import progress
-from tools.cli import main
-from tools.planfile import read_plan
+from hydraplan.plans.file.text import dumps
+from hydraplan.runtime import progress
+from hydraplan.tools.cli import main
+from hydraplan.tools.planfile import read_plan
 
 WORKLOAD = """
 [cluster]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from support.toyplan import toy_plan, toy_workload
 
-from plans.simulate import simulate
-from plans.steps import Drop
-from plans.text import dumps
-from tools.cli import main
-from tools.run_report import kinds, read_report
+from hydraplan.plans.file.text import dumps
+from hydraplan.plans.language.steps import Drop
+from hydraplan.plans.prediction.simulate import simulate
+from hydraplan.tools.cli import main
+from hydraplan.tools.run_report import kinds, read_report
 
 
 def planted_run(folder: Path, *, slower: int = 1, last_loss: float = 1.0, error: str | None = None) -> Path:

@@ -23,8 +23,8 @@ from typing import Any
 
 from torch import Tensor
 
-from plans.text import dumps, loads
-from plans.workload import Checkpoint, Cluster, Device, Job, Link, Target, Workload
+from hydraplan.plans.file.text import dumps, loads
+from hydraplan.plans.language.workload import Checkpoint, Cluster, Device, Job, Link, Target, Workload
 
 KIB = 1024
 MOST_OVER_STORE = 1.15
@@ -81,7 +81,7 @@ def main() -> None:
 
 def _inside(arguments: list[str]) -> str:
     """One step in a process of its own: its last line."""
-    command = [sys.executable, "-m", "tools.bench.checkpoint", *arguments]
+    command = [sys.executable, "-m", "hydraplan.tools.bench.checkpoint", *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip().split("\n")[-1]
 
 
@@ -103,14 +103,14 @@ def make(model: str, folder: str) -> None:
 
 
 def plan(model: str, folder: str, optimizer: str, path: str) -> None:
-    import planner
-    from planner.catalogue import profiles
+    import hydraplan.planner
+    from hydraplan.planner.costs.catalogue import profiles
 
     profile = profiles()["server-cpu"]
     job = Job(
         name="job",
         model=Target(path=f"transformers:{MODELS[model][0]}"),
-        data=Target(path="tools.bench.checkpoint:Rows"),
+        data=Target(path="hydraplan.tools.bench.checkpoint:Rows"),
         loss=None,
         optimizer=Target(path=optimizer),
         steps=1,
@@ -129,16 +129,16 @@ def plan(model: str, folder: str, optimizer: str, path: str) -> None:
         host_profile=profile.name,
         update_workers=1,
     )
-    Path(path).write_text(dumps(planner.plan(Workload(cluster=cluster, jobs=(job,)), report=_tell)))
+    Path(path).write_text(dumps(hydraplan.planner.plan(Workload(cluster=cluster, jobs=(job,)), report=_tell)))
 
 
 def load(path: str) -> None:
     import transformers
 
-    from runtime.cpu import CpuBacking
-    from runtime.prepare import prepare
-    from runtime.results import write_weights
-    from runtime.store import HostStore
+    from hydraplan.runtime.devices.cpu import CpuBacking
+    from hydraplan.runtime.memory.store import HostStore
+    from hydraplan.runtime.prepare import prepare
+    from hydraplan.runtime.results import write_weights
 
     planned = loads(Path(path).read_text()).plan
     (job,) = planned.workload.jobs

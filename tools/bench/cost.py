@@ -14,14 +14,14 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from planner.calibrate import calibrate
-from planner.cost import seconds
-from planner.frontend.program import ShardedGraph, TensorLayout
-from planner.frontend.sharded import shard
-from planner.frontend.trace import trace
-from planner.shard_costs import cell_arguments, measure
-from planner.shard_forms import ShardForms
-from plans.workload import Job, Profile, Target, Value
+from hydraplan.planner.costs.calibrate import calibrate
+from hydraplan.planner.costs.forms import ShardForms
+from hydraplan.planner.costs.operators import seconds
+from hydraplan.planner.costs.shards import cell_arguments, measure
+from hydraplan.planner.frontend.shards.program import ShardedGraph, TensorLayout
+from hydraplan.planner.frontend.shards.sharded import shard
+from hydraplan.planner.frontend.tracing.trace import trace
+from hydraplan.plans.language.workload import Job, Profile, Target, Value
 
 REPEATS = 9
 SHARDS = 5
@@ -87,7 +87,7 @@ def _job(name: str) -> Job:
     return Job(
         name=name,
         model=Target(path="transformers:GPT2LMHeadModel", arguments=tuple(sorted(arguments.items()))),
-        data=Target(path="tools.bench.cost:main"),
+        data=Target(path="hydraplan.tools.bench.cost:main"),
         loss=None,
         optimizer=Target(path="AdamW"),
         steps=1,

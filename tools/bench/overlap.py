@@ -19,17 +19,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from planner.calibrate import calibrate
-from planner.frontend.traced import TracedGraph
-from planner.pipeline import plan
-from planner.study import study
-from plans.durations import Durations
-from plans.flow import Instance, refreshes, trace, unroll
-from plans.plan import Plan
-from plans.simulate import predict, simulate
-from plans.steps import Backward, Fetch, FetchBatch, Forward, Load, Update
-from plans.workload import HOST, Cluster, Device, Job, Link, Profile, Target, Workload
-from runtime import execute
+from hydraplan.planner.costs.calibrate import calibrate
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.pipeline import plan
+from hydraplan.planner.study import study
+from hydraplan.plans.analysis.flow import Instance, refreshes, trace, unroll
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.steps import Backward, Fetch, FetchBatch, Forward, Load, Update
+from hydraplan.plans.language.workload import HOST, Cluster, Device, Job, Link, Profile, Target, Workload
+from hydraplan.plans.prediction.durations import Durations
+from hydraplan.plans.prediction.simulate import predict, simulate
+from hydraplan.runtime import execute
 
 MIB = 1 << 20
 RUNS = 5
@@ -63,7 +63,7 @@ def workload(budget_bytes: int, bytes_per_s: int | None = None) -> Workload:
         Job(
             name=name,
             model=Target(path="transformers:GPT2LMHeadModel", arguments=arguments),
-            data=Target(path="tools.demo.data:python_source", arguments=(("block", BLOCK),)),
+            data=Target(path="hydraplan.tools.demo.data:python_source", arguments=(("block", BLOCK),)),
             loss=None,
             optimizer=Target(path="SGD", arguments=(("lr", 0.01),)),
             steps=CYCLES,

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tools.planfile import read_plan
+from hydraplan.tools.planfile import read_plan
 
 HERE = Path(__file__).parent
 WORKLOADS = ("gpt2_xl", "gpt_j")

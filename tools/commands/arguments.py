@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from planner.solver import SolverOptions
+    from hydraplan.planner.scheduling.solver import SolverOptions
 
 Commands = argparse._SubParsersAction  # argparse gives this type no public name
 Run = Callable[[argparse.Namespace], int]
@@ -56,7 +56,7 @@ def add_solver(parser: argparse.ArgumentParser) -> None:
 
 
 def solver_options(arguments: argparse.Namespace) -> SolverOptions:
-    from planner.solver import SolverOptions
+    from hydraplan.planner.scheduling.solver import SolverOptions
 
     options = SolverOptions(name=arguments.solver)
     if arguments.time_limit is not None:

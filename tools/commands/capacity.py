@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from plans.errors import InfeasibleError
-from plans.plan import Plan
-from plans.quantities import format_bytes, format_count, format_duration, format_percent, parse_bytes
-from plans.workload import Cluster
-from tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
-from tools.output import Output, figures, text
+from hydraplan.plans.language.errors import InfeasibleError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration, format_percent, parse_bytes
+from hydraplan.plans.language.workload import Cluster
+from hydraplan.tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
+from hydraplan.tools.output import Output, figures, text
 
 TEXT = """Tell what would fit on other devices, and how fast.
 
@@ -73,13 +73,13 @@ class Candidate:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from planner.workload_file import load
+    from hydraplan.planner.workloads.file import load
 
     output = Output(as_json=arguments.json, quiet=arguments.quiet)
     with output.working():
         workload = load(arguments.workload)
-        from planner.pipeline import plan
-        from planner.study import study
+        from hydraplan.planner.pipeline import plan
+        from hydraplan.planner.study import study
 
         studied = study(workload.jobs, report=output.progress)
     for notice in studied.notices:

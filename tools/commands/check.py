@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from plans.digests import lists_edited
-from plans.plan import Plan, Predictions
-from plans.quantities import format_bytes, format_count, format_duration
-from plans.simulate import predict
-from tools.commands.arguments import Commands, add_json, add_plan, command
-from tools.output import Output
-from tools.planfile import read_sound_plan
-from tools.summary import plan_summary
+from hydraplan.plans.language.digests import lists_edited
+from hydraplan.plans.language.plan import Plan, Predictions
+from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration
+from hydraplan.plans.prediction.simulate import predict
+from hydraplan.tools.commands.arguments import Commands, add_json, add_plan, command
+from hydraplan.tools.output import Output
+from hydraplan.tools.planfile import read_sound_plan
+from hydraplan.tools.summary import plan_summary
 
 TEXT = """Prove that a plan holds, without torch.
 

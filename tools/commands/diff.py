@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from plans.diff import diff
-from plans.quantities import format_count
-from tools.commands.arguments import Commands, add_json, add_plan, command
-from tools.output import Output
-from tools.planfile import read_plan
+from hydraplan.plans.diff import diff
+from hydraplan.plans.language.quantities import format_count
+from hydraplan.tools.commands.arguments import Commands, add_json, add_plan, command
+from hydraplan.tools.output import Output
+from hydraplan.tools.planfile import read_plan
 
 TEXT = """Tell what differs between two plans.
 

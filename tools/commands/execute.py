@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from plans.quantities import format_count
-from tools.commands.arguments import Commands, add_json, add_plan, add_quiet, command
-from tools.commands.report import report_document, run_summary, show
-from tools.output import Output
-from tools.planfile import lines_of, read_sound_plan
-from tools.run_report import read_report
+from hydraplan.plans.language.quantities import format_count
+from hydraplan.tools.commands.arguments import Commands, add_json, add_plan, add_quiet, command
+from hydraplan.tools.commands.report import report_document, run_summary, show
+from hydraplan.tools.output import Output
+from hydraplan.tools.planfile import lines_of, read_sound_plan
+from hydraplan.tools.run_report import read_report
 
 TEXT = """Train exactly as a plan says and write a run directory.
 
@@ -30,8 +30,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     output = Output(as_json=arguments.json, quiet=arguments.quiet)
     document = read_sound_plan(arguments.plan, output)  # before torch is imported, so that a mistake is told at once
-    from runtime import execute
-    from runtime.progress import NoProgress, progress_for
+    from hydraplan.runtime import execute
+    from hydraplan.runtime.progress import NoProgress, progress_for
 
     output.progress(f"build {format_count(len(document.plan.workload.jobs), 'model')} and compare with the plan")
     with lines_of(document), output.working():

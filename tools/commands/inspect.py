@@ -6,17 +6,17 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from planner.rates import split
-from plans.digests import lists_edited
-from plans.facts import Layout
-from plans.plan import Placement, Plan
-from plans.quantities import format_bytes, format_count, format_duration, format_percent
-from plans.simulate import Simulation, simulate
-from tools.commands.arguments import Commands, add_json, add_plan, command
-from tools.output import Output, figures, names, text
-from tools.planfile import read_sound_plan, write_text
-from tools.summary import plan_summary
-from tools.timeline import predicted_timeline
+from hydraplan.planner.lists.rates import split
+from hydraplan.plans.language.digests import lists_edited
+from hydraplan.plans.language.facts import Layout
+from hydraplan.plans.language.plan import Placement, Plan
+from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration, format_percent
+from hydraplan.plans.prediction.simulate import Simulation, simulate
+from hydraplan.tools.commands.arguments import Commands, add_json, add_plan, command
+from hydraplan.tools.output import Output, figures, names, text
+from hydraplan.tools.planfile import read_sound_plan, write_text
+from hydraplan.tools.summary import plan_summary
+from hydraplan.tools.timeline import predicted_timeline
 
 TEXT = """Show a plan: jobs, devices, phases, peaks, makespan, gap.
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from planner.collector import collector_paused
-from plans.errors import WorkloadError
-from plans.plan import Plan
-from tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
-from tools.output import Output
-from tools.planfile import check_output, lines_of, read_plan, write_plan
-from tools.summary import plan_summary
+from hydraplan.planner.processes.collector import collector_paused
+from hydraplan.plans.language.errors import WorkloadError
+from hydraplan.plans.language.plan import Plan
+from hydraplan.tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
+from hydraplan.tools.output import Output
+from hydraplan.tools.planfile import check_output, lines_of, read_plan, write_plan
+from hydraplan.tools.summary import plan_summary
 
 TEXT = """Plan a workload and write the plan file.
 
@@ -56,11 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace, output: Output) -> tuple[Plan, Sequence[str]]:
     """The plan, and what the user should know of the data."""
-    from planner.workload_file import load
+    from hydraplan.planner.workloads.file import load
 
     workload = load(arguments.workload)  # before torch is imported, so that a mistake is told at once
-    from planner.pipeline import plan
-    from planner.study import study
+    from hydraplan.planner.pipeline import plan
+    from hydraplan.planner.study import study
 
     studied = study(workload.jobs, report=output.progress)
     for notice in studied.notices:
@@ -72,7 +72,7 @@ def _plan(arguments: argparse.Namespace, output: Output) -> tuple[Plan, Sequence
 
 def _replan(arguments: argparse.Namespace, output: Output) -> tuple[Plan, Sequence[str]]:
     document = read_plan(arguments.source)
-    from planner.pipeline import replan
+    from hydraplan.planner.pipeline import replan
 
     with lines_of(document):
         made = replan(document.plan, discard_edited_lists=arguments.discard_edited_lists, report=output.progress)

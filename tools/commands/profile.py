@@ -6,10 +6,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from plans.errors import WorkloadError
-from plans.quantities import format_rate
-from tools.commands.arguments import Commands, add_json, command
-from tools.output import Output, figures, text
+from hydraplan.plans.language.errors import WorkloadError
+from hydraplan.plans.language.quantities import format_rate
+from hydraplan.tools.commands.arguments import Commands, add_json, command
+from hydraplan.tools.output import Output, figures, text
 
 TEXT = """Measure this machine once, into a profile file.
 
@@ -27,7 +27,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from planner.calibrate import calibrate, write_profile
+    from hydraplan.planner.costs.calibrate import calibrate, write_profile
 
     if arguments.threads < 1:
         raise WorkloadError(f"--threads {arguments.threads}: give a whole number from 1")

@@ -7,11 +7,11 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from plans.quantities import format_bytes, format_count, format_duration
-from tools.commands.arguments import Commands, add_json, command
-from tools.output import Output, figures, names, text
-from tools.planfile import write_text
-from tools.run_report import JobReport, Report, kinds, read_report
+from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration
+from hydraplan.tools.commands.arguments import Commands, add_json, command
+from hydraplan.tools.output import Output, figures, names, text
+from hydraplan.tools.planfile import write_text
+from hydraplan.tools.run_report import JobReport, Report, kinds, read_report
 
 TEXT = """Show a run: losses, predicted and actual times, peaks.
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Output(as_json=arguments.json)
     report = read_report(arguments.run_directory)
     if arguments.timeline is not None:
-        from tools.timeline import compared_timeline
+        from hydraplan.tools.timeline import compared_timeline
 
         write_text(arguments.timeline, compared_timeline(report))
         output.progress(f"timeline in {arguments.timeline}: open it with Perfetto")

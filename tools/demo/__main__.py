@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.cli import main as hydraplan
-from tools.run_report import read_report
+from hydraplan.tools.cli import main as hydraplan
+from hydraplan.tools.run_report import read_report
 
 WORKLOAD = Path("tools/demo/demo.toml")
 FOLDER = Path("runs/demo")

@@ -1,4 +1,4 @@
-"""`python -m tools.families` (make families): every family on the list, to the bit; writes TABLE.md and table.json.
+"""`python -m hydraplan.tools.families` (make families): every family on the list, to the bit; writes TABLE.md and table.json.
 
 Resumable: what table.json holds already is not tried again; a name tries that family again, `--again` all of them.
 Exit code 1 where fewer than 95 % of the list pass.
@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
-from tools.families.exportable import HERE, LIST, WARM, in_process
-from tools.families.table import markdown
-from tools.families.tiny import Entry, entries, entry
-from tools.families.trial import Outcome, trial
+from hydraplan.tools.families.exportable import HERE, LIST, WARM, in_process
+from hydraplan.tools.families.table import markdown
+from hydraplan.tools.families.tiny import Entry, entries, entry
+from hydraplan.tools.families.trial import Outcome, trial
 
 RESULTS = HERE / "table.json"
 TABLE = HERE / "TABLE.md"
@@ -31,13 +31,15 @@ ENOUGH_PERCENT = 95
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.families", description="Every family, to the bit.")
+    parser = argparse.ArgumentParser(prog="python -m hydraplan.tools.families", description="Every family, to the bit.")
     parser.add_argument("entries", nargs="*", help="names such as causal-lm/gpt2; default: those not tried yet")
     parser.add_argument("--again", action="store_true", help="start anew")
     parser.add_argument("--failed", action="store_true", help="try those again that did not pass")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    multiprocessing.set_forkserver_preload([*WARM, "tools.families.trial", "planner.pipeline", "runtime.execution"])
+    multiprocessing.set_forkserver_preload(
+        [*WARM, "hydraplan.tools.families.trial", "hydraplan.planner.pipeline", "hydraplan.runtime.execution"]
+    )
     rows = json.loads(LIST.read_text())
     known = {} if arguments.again else {each.entry: each for each in read(RESULTS)}
     exports = [row["entry"] for row in rows if row["status"] == "exports"]

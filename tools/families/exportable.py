@@ -1,4 +1,4 @@
-"""Which of transformers' families can torch.export trace at all? `python -m tools.families.exportable`
+"""Which of transformers' families can torch.export trace at all? `python -m hydraplan.tools.families.exportable`
 
     entries -> real model in train() -> torch.export(strict=False) -> JSON
 
@@ -26,7 +26,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tools.families.tiny import Entry, entries, entry, make_item, make_model
+from hydraplan.tools.families.tiny import Entry, entries, entry, make_item, make_model
 
 HERE = Path(__file__).parent
 LIST = HERE / "exportable.json"

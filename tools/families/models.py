@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tools.families.tiny import entry, make_item, make_model
+from hydraplan.tools.families.tiny import entry, make_item, make_model
 
 
 def make(name: str, dropout: bool) -> nn.Module:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from tools.families.tiny import TABLES
-from tools.families.trial import ROWS, STEPS, Outcome
+from hydraplan.tools.families.tiny import TABLES
+from hydraplan.tools.families.trial import ROWS, STEPS, Outcome
 
 Row = Mapping[str, str]
 

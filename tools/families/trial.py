@@ -22,22 +22,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from planner import SolverOptions, plan
-from planner.cycles import make_lists
-from planner.frontend import keyed
-from planner.frontend.data import open_data
-from planner.frontend.traced import TracedGraph
-from planner.study import Study, study
-from plans.digests import decisions_digest, lists_digest
-from plans.errors import HydraplanError
-from plans.facts import Layout
-from plans.flow import layouts_of
-from plans.plan import PhaseDecision, Placement, Plan
-from plans.workload import Cluster, Device, Job, Link, Profile, Target, Workload
-from runtime import execute
-from runtime.training import deterministic
-from tools.families.exportable import WithLoss, quiet, reason
-from tools.families.tiny import entry, make_model
+from hydraplan.planner import SolverOptions, plan
+from hydraplan.planner.frontend.tracing import keyed
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.data import open_data
+from hydraplan.planner.lists.cycles import make_lists
+from hydraplan.planner.study import Study, study
+from hydraplan.plans.analysis.flow import layouts_of
+from hydraplan.plans.language.digests import decisions_digest, lists_digest
+from hydraplan.plans.language.errors import HydraplanError
+from hydraplan.plans.language.facts import Layout
+from hydraplan.plans.language.plan import PhaseDecision, Placement, Plan
+from hydraplan.plans.language.workload import Cluster, Device, Job, Link, Profile, Target, Workload
+from hydraplan.runtime import execute
+from hydraplan.runtime.training import deterministic
+from hydraplan.tools.families.exportable import WithLoss, quiet, reason
+from hydraplan.tools.families.tiny import entry, make_model
 
 STEPS = 3
 ROWS = 2
@@ -196,8 +196,10 @@ def _held(layout: Layout) -> Placement:
 def _job(name: str, job: str) -> Job:
     return Job(
         name=job,
-        model=Target(path="tools.families.models:make", arguments=(("dropout", job != "exact"), ("name", name))),
-        data=Target(path="tools.families.models:rows", arguments=(("count", STEPS * ROWS), ("name", name))),
+        model=Target(
+            path="hydraplan.tools.families.models:make", arguments=(("dropout", job != "exact"), ("name", name))
+        ),
+        data=Target(path="hydraplan.tools.families.models:rows", arguments=(("count", STEPS * ROWS), ("name", name))),
         loss=None,
         optimizer=Target(path="AdamW", arguments=(("lr", LR), ("weight_decay", WEIGHT_DECAY))),
         steps=STEPS,

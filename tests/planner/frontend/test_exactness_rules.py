@@ -15,11 +15,12 @@ from support.replay import Replay, Trained, plain_loop, replay_of, same_bits
 from torch import Tensor
 from torch.fx import Node
 
-from planner.frontend import cell, cuts, keyed, modes, normalize, slices, trace
-from planner.frontend.build import build
-from planner.frontend.program import BackwardResult, BuiltModel
-from planner.frontend.traced import TracedGraph
-from plans.workload import Job
+from hydraplan.planner.frontend.shards import cell, slices
+from hydraplan.planner.frontend.shards.build import build
+from hydraplan.planner.frontend.shards.program import BackwardResult, BuiltModel
+from hydraplan.planner.frontend.tracing import cuts, keyed, modes, normalize, trace
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.plans.language.workload import Job
 
 STEPS = 2
 DRAWS = 6

@@ -16,15 +16,15 @@ from support.replay import Replay, Trained, replay_of, same_bits
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
-from planner.frontend import keyed
-from planner.frontend.build import build
-from planner.frontend.keyed import Draws
-from planner.frontend.operators import is_random
-from planner.frontend.program import BuiltModel, CellKey
-from planner.frontend.trace import trace
-from planner.frontend.traced import TracedGraph
-from planner.node_costs import node_costs
-from plans.errors import TraceError
+from hydraplan.planner.costs.nodes import node_costs
+from hydraplan.planner.frontend.shards.build import build
+from hydraplan.planner.frontend.shards.program import BuiltModel
+from hydraplan.planner.frontend.tracing import keyed
+from hydraplan.planner.frontend.tracing.keyed import CellKey, Draws
+from hydraplan.planner.frontend.tracing.operators import is_random
+from hydraplan.planner.frontend.tracing.trace import trace
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.plans.language.errors import TraceError
 
 WIDTH = 16
 KEY = CellKey(seed=1, step=2, microbatch=3)

@@ -11,14 +11,15 @@ import torch
 from support.models import batch_for, gpt2, job_of, jobs
 from support.replay import Replay, Trained, plain_loop, replay_of, same_bits
 
-from planner.frontend.build import build
-from planner.frontend.cell import extent_bytes
-from planner.frontend.program import BuiltModel, Bundle, CellKey, ShardedGraph, TensorLayout
-from planner.frontend.sharded import shard
-from planner.frontend.trace import trace
-from planner.frontend.traced import TracedGraph
-from plans.errors import TraceError
-from plans.workload import Job
+from hydraplan.planner.frontend.shards.build import build
+from hydraplan.planner.frontend.shards.cell import extent_bytes
+from hydraplan.planner.frontend.shards.program import BuiltModel, Bundle, ShardedGraph, TensorLayout
+from hydraplan.planner.frontend.shards.sharded import shard
+from hydraplan.planner.frontend.tracing.keyed import CellKey
+from hydraplan.planner.frontend.tracing.trace import trace
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.plans.language.errors import TraceError
+from hydraplan.plans.language.workload import Job
 
 STEPS = 2
 DRAWS = 4

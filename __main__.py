@@ -1,0 +1,5 @@
+"""`python -m hydraplan` is `hydraplan`."""
+
+from hydraplan.tools.cli import script
+
+script()

@@ -1,0 +1,124 @@
+"""Build a job's real model on the CPU under its seed, and hand over its tensors by the graph's names.
+
+The traced graph comes from the same code path as the planner's (EXACTNESS.md, rule 1), now on the real model: it
+holds the values of the constants that tracing lifts out of the model's code. Parameters are not copied; those of a
+checkpoint are not even read (`planner.frontend.models.loading`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from hydraplan.planner.frontend.models.loading import graph_cause, load_model, read_into
+from hydraplan.planner.frontend.models.model import MODEL, make_loss
+from hydraplan.planner.frontend.shards.program import BuiltModel
+from hydraplan.planner.frontend.tracing.alike import constant_name, name_in_code
+from hydraplan.planner.frontend.tracing.trace import exported_buckets, named_tensors, naming_model, traced_buckets
+from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.lengths import examples
+from hydraplan.plans.language.workload import Job
+
+
+def same_graph_cause(job: Job, batch: Mapping[str, Tensor]) -> object:
+    """What a job's graph is made from: jobs with equal causes have equal graphs."""
+    shapes = tuple(
+        (name, value.dtype, tuple(value.shape))
+        for example in examples(job, batch)
+        for name, value in sorted(example.items())
+    )
+    return (job.model, graph_cause(job), job.loss, job.precision, shapes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A graph traced before, with the values of its lifted constants: what jobs of one cause share."""
+
+    graph: TracedGraph
+    constants: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(model: BuiltModel, graph: TracedGraph) -> Known:
+        placeholders = [each for bucket in graph.buckets for each in bucket.placeholders]
+        names = [each.name for each in placeholders if each.role == "constant"]
+        return Known(graph=graph, constants={name: model.tensors[name] for name in names})
+
+
+def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) -> tuple[BuiltModel, TracedGraph]:
+    """The job's initial weights, buffers and constants, and its graph; `batch` is one microbatch.
+
+    `known`: from a job with the same `same_graph_cause`; its graph is taken as this job's, without tracing again.
+    The process-wide random state is left as it was. Raises TraceError and WorkloadError as `trace` does.
+    """
+    with seeded(job.seed), naming_model(job):
+        module = make_loss(job, load_model(job) if job.checkpoint is not None else None)
+        programs = exported_buckets(job, module, batch) if known is None else ()
+    model, stored = module.model, module.stored
+    if known is None:
+        traced = traced_buckets(job, module, programs)
+        constants = _constants(job, programs)
+    else:
+        traced = known.graph
+        constants = {name: _attribute(model, name, value) for name, value in known.constants.items()}
+    tensors = constants | dict(named_tensors(model))
+    for name in set(traced.unread) & set(stored):
+        read_into(tensors[name], stored[name])
+    return (
+        BuiltModel(
+            tensors={
+                each.name: tensors[each.name]
+                for graph in traced.buckets
+                for each in graph.placeholders
+                if each.role != "batch"
+            },
+            masters={
+                each.name: module.masters[each.name]
+                for each in traced.placeholders
+                if each.trainable and each.name in module.masters
+            },
+            unread={name: tensors[name].detach() for name in traced.unread},
+            saved_names=traced.saved_names,
+            stored={each.name: stored[each.name] for each in traced.placeholders if each.name in stored},
+            model=model if _saves_itself(job) else None,
+        ),
+        traced,
+    )
+
+
+def _saves_itself(job: Job) -> bool:
+    """Whether the model is as its class makes it; what a callable returns may be changed, and its class not know."""
+    return job.checkpoint is not None or job.model.path.startswith("transformers:")
+
+
+def _constants(job: Job, programs: Sequence[ExportedProgram]) -> dict[str, Tensor]:
+    """The values of lifted constants, under the names that they have in the graphs of the job's buckets."""
+    found: dict[str, Tensor] = {}
+    for number, program in enumerate(programs):
+        for name, value in program.constants.items():
+            if isinstance(value, Tensor):
+                name = name.removeprefix(MODEL + ".")
+                if len(programs) > 1 and job.lengths is not None:
+                    name = constant_name(name, job.lengths.buckets[number])
+                found[name] = value
+    return found
+
+
+def _attribute(model: nn.Module, name: str, known: Tensor) -> Tensor:
+    """A constant that is a plain attribute of the model may depend on the seed: this model's; else the known value."""
+    owner: object = model
+    for part in name_in_code(name).split("."):
+        owner = getattr(owner, part, None)
+    return owner if isinstance(owner, Tensor) else known
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The process-wide CPU generator at a seed, and back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

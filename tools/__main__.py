@@ -1,5 +1,0 @@
-"""`python -m tools` is `hydraplan`."""
-
-from tools.cli import script
-
-script()
