@@ -1,8 +1,8 @@
 """From a workload to a plan: the whole way, one pass a line.
 
     jobs -> study (data, traced graphs)        needs the user's code; the same for every cluster
-         -> cuts -> facts -> decisions         planner.cutting.partition, planner.costs.facts, planner.scheduling.schedule
-         -> lists -> predictions -> Plan       planner.lists.making, plans.prediction.simulate
+         -> cuts -> facts -> decisions         cutting.partition, costs.facts, scheduling.schedule
+         -> lists -> predictions -> Plan       lists.making, plans.prediction.simulate
 
 Nothing here has a clock or reads an environment: the same input gives the same plan to the byte.
 """

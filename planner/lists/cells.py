@@ -385,7 +385,7 @@ class Builder:
         return total
 
     def _outside_bytes(self) -> int:
-        """As `plans.analysis.memory` counts: kept activations in order, and the running cell's or update's workspace."""
+        """As `plans.analysis.memory` counts: kept activations in order, and the workspace of what runs."""
         views = {view.name: view for view in self.views}
         held = most = 0
         for cell in self.cells:

@@ -1,4 +1,4 @@
-"""Decisions -> lists: every phase decision becomes one or more phases of the plan (`planner.lists.cycles` has the whole way).
+"""Decisions -> lists: every phase decision becomes one or more phases of the plan (`lists.cycles` has the whole way).
 
     decision: a 100 steps, b 60 steps   ->   prologue (load residents), 20 x cycle (5 of a, 3 of b), epilogue
 

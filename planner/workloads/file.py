@@ -1,4 +1,4 @@
-"""Read a workload file (TOML) into a `plans.language.workload.Workload`, strictly: every mistake at once, each with its place.
+"""Read a workload file (TOML) into a frozen Workload, strictly: every mistake at once, each with its place.
 
     [cluster]
     profile = "profile.json"                # calibration (`hydraplan profile -o profile.json`) or catalogue entry

@@ -6,7 +6,7 @@ ones), and finds, without any clock,
 - the *instances*: every stretch of time in which an object exists in one place, and who reads or writes it;
 - the *problems*: every line that reads what is not there, or is stale, or comes out of order.
 
-Arena addresses (`plans.analysis.arena`), dependencies (`plans.analysis.hazards`), peaks (`plans.analysis.memory`) all derive from it.
+Arena addresses (`arena`), dependencies (`hazards`) and peaks (`memory`) all derive from it.
 
 Objects, by kind, and where they can be:
 

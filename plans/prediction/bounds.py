@@ -1,6 +1,6 @@
 """A lower bound on the makespan of every plan that `check` accepts, whatever its decisions and lists.
 
-It holds for the simulator's own model of time (`plans.prediction.durations`, `plans.prediction.simulate`), for the workload given
+It holds for the simulator's own model of time (`prediction.durations`, `prediction.simulate`), for the workload given
 and for all cuts of which the facts hold a layout: per job, each quantity is the least over those layouts.
 (A cut that the facts do not know must be costed before it can be checked; the bound is then made again.)
 

@@ -1,4 +1,4 @@
-"""`python -m hydraplan.tools.families` (make families): every family on the list, to the bit; writes TABLE.md and table.json.
+"""`make families`: every family on the list, to the bit; writes TABLE.md and table.json.
 
 Resumable: what table.json holds already is not tried again; a name tries that family again, `--again` all of them.
 Exit code 1 where fewer than 95 % of the list pass.

@@ -4,8 +4,8 @@
                                                forward, in whatever order a plan runs them
     torch.manual_seed(0)                       the same numbers in every forward
 
-Random nodes are keyed by job seed, step, microbatch and node (`planner.frontend.tracing.keyed`), so what is asked for here
-would silently not be done.
+Random nodes are keyed by job seed, step, microbatch and node (`planner.frontend.tracing.keyed`), so what is asked for
+here would silently not be done.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ What such code does instead while traced is the same mathematics and other arith
     experts in fp32             grouped_mm                            a loop of its own
 
 So nearly no model with grouped heads would train to the bits of its plain loop. torch itself still gets the truth.
-A model that reads values where it is not traced (`mask.all()`) has to know; `planner.frontend.tracing.trace` tries that next.
+A model that reads values where it is not traced (`mask.all()`) has to know; `tracing.trace` tries that next.
 """
 
 from __future__ import annotations

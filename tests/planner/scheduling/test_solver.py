@@ -67,7 +67,8 @@ def test_infeasible_is_said(options: SolverOptions) -> None:
 
 def test_nothing_is_written_to_standard_output() -> None:
     code = (
-        "import pulp; from hydraplan.planner.scheduling.solver import SolverOptions, solve; p = pulp.LpProblem('p', pulp.LpMinimize);"
+        "import pulp; from hydraplan.planner.scheduling.solver import SolverOptions, solve;"
+        "p = pulp.LpProblem('p', pulp.LpMinimize);"
         "x = p.add_variable('x', 1, 2, pulp.LpInteger); p += x; print(solve(p, SolverOptions()).objective)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
