@@ -31,7 +31,7 @@ def plan_file(tmp_path: Path) -> Path:
 
 def hydraplan(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tools", *map(str, arguments)],
+        [sys.executable, "-m", "hydraplan", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "80"} | environment,
         capture_output=True,
@@ -179,7 +179,7 @@ def test_no_traceback_but_on_demand(plan_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_streams_do_no_harm(closed: str, plan_file: Path) -> None:
-    line = f'"{sys.executable}" -m tools check "{plan_file}" {closed}'
+    line = f'"{sys.executable}" -m hydraplan check "{plan_file}" {closed}'
     done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     plan_file.write_text("{")

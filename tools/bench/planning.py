@@ -45,7 +45,7 @@ def planned(workload: Path) -> dict[str, float]:
     """Plan a workload in a process of its own. Raises CalledProcessError where that fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
-        command = [sys.executable, "-m", "tools", "plan", str(workload), "-o", str(path)]
+        command = [sys.executable, "-m", "hydraplan", "plan", str(workload), "-o", str(path)]
         started = time.perf_counter()
         process = subprocess.Popen(command)
         peak_bytes = 0

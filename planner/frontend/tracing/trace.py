@@ -382,7 +382,7 @@ def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
 
 def _is_users(frame: FrameType) -> bool:
     name = str(frame.f_globals.get("__name__", ""))
-    return name.split(".")[0] not in ("torch", "planner", "contextlib", "functools")
+    return name.split(".")[0] not in ("torch", "contextlib", "functools") and not name.startswith("hydraplan.planner.")
 
 
 def _made_in(error: BaseException) -> str:

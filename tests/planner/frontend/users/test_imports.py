@@ -30,7 +30,9 @@ def test_loads_from_the_working_directory_and_searches_it_last(folder: Path) -> 
     assert sys.path[-1] == str(folder)
 
 
-def test_folders_named_as_ours_are_the_users(folder: Path) -> None:
+def test_folders_named_as_ours_are_the_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {str(path) for path in Path(__file__).parents}  # pytest puts tests/ on the path, whose folders mirror ours
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each and each not in ours])
     for name in ("plans", "tools", "runtime", "planner"):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(f"def mine():\n    return {name!r}\n")
