@@ -1,37 +1,51 @@
 """hydraplan: plan the training of many large models on few small devices, then replay the plan.
 
-    exit code   0 done   1 error   2 usage   3 infeasible   4 invalid plan   5 stale plan   130 interrupted
+Exit codes: 0 done, 1 error, 2 usage, 3 infeasible, 4 invalid plan, 5 stale plan, 130 interrupted.
 
 Results go to stdout, progress and errors to stderr. HYDRAPLAN_TRACEBACK=1 shows where an error came from.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from hydraplan.plans.language.errors import HydraplanError
-from hydraplan.tools.commands import capacity, check, diff, execute, inspect, plan, profile, report
+from cyclopts import App, CycloptsError, Parameter
 
-COMMANDS = (plan, execute, inspect, check, diff, capacity, profile, report)
+from hydraplan.plans.language.errors import HydraplanError
+from hydraplan.tools.commands.capacity import capacity
+from hydraplan.tools.commands.check import check
+from hydraplan.tools.commands.diff import diff
+from hydraplan.tools.commands.execute import execute
+from hydraplan.tools.commands.inspect import inspect
+from hydraplan.tools.commands.plan import plan
+from hydraplan.tools.commands.profile import profile
+from hydraplan.tools.commands.report import report
+
+COMMANDS: tuple[Callable[..., int], ...] = (plan, execute, inspect, check, diff, capacity, profile, report)
+USAGE = 2
 INTERRUPTED = 130
 TRACEBACK = "HYDRAPLAN_TRACEBACK"
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="hydraplan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+def application() -> App:
+    """The commands in the order of their use. No flag has a `--no-` of its own."""
+    made = App(
+        name="hydraplan",
+        help=__doc__,
+        help_format="markdown",
+        version=lambda: version("hydraplan"),
+        default_parameter=Parameter(negative=(), show_default=False),
     )
-    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(commands)
+    for position, command in enumerate(COMMANDS):
+        made.command(command, sort_key=position)
     return made
 
 
@@ -55,11 +69,17 @@ def script() -> NoReturn:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    chosen = parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is about inference; ask for it where wanted
     try:
-        code: int = chosen.run(chosen)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        if not given:
+            return _usage("no command is named", given)
+        command, bound, _ = application().parse_args(given, exit_on_error=False, print_error=False)
+        code: int = command(*bound.args, **bound.kwargs) or 0  # help and version return nothing
         sys.stdout.flush()
+    except CycloptsError as error:
+        _show_traceback()
+        return _usage(str(error), given)
     except HydraplanError as error:
         _show_traceback()
         print(f"error: {error}", file=sys.stderr)
@@ -76,6 +96,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"error: {_unexpected(error)}", file=sys.stderr)
         return 1
     return code
+
+
+def _usage(cause: str, given: Sequence[str]) -> int:
+    """What is wrong with a command line, and where its help is."""
+    named = [each.__name__ for each in COMMANDS if [each.__name__] == list(given[:1])]
+    print(f"error: {' '.join(cause.split())}", file=sys.stderr)
+    print(f"usage: {' '.join(['hydraplan', *named])} --help shows it, with an example", file=sys.stderr)
+    return USAGE
 
 
 def _show_traceback() -> None:

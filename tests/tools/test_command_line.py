@@ -140,14 +140,32 @@ def test_diff(plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ["capacity", "w.toml", "--devices", "1", "--memory", "1"],
         ["check"],
         ["check", "p", "--jason"],
+        ["check", "p", "q"],
+        ["plan", "w.toml", "-o", "p", "--no-json"],
+        ["profile", "-o", "p", "--threads", "0"],
+        ["plan", "w.toml", "-o", "p", "--effort", "9" * 5000],
     ],
 )
 def test_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+    assert main(arguments) == 2
     shown = capsys.readouterr()
-    assert shown.out == "" and "usage: hydraplan" in shown.err
+    cause, usage = shown.err.splitlines()
+    assert shown.out == "" and cause.startswith("error: ") and usage.startswith("usage: hydraplan ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["pla"], "plan"),
+        (["exectue", "p"], "execute"),
+        (["check", "p", "--jason"], "--json"),
+        (["plan", "w.toml", "-o", "p", "--efort", "3"], "--effort"),
+        (["inspect", "p", "--timline", "t"], "--timeline"),
+    ],
+)
+def test_usage_says_what_was_meant(arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert f'Did you mean "{meant}"?' in capsys.readouterr().err.replace(f" {meant}?", f' "{meant}"?')
 
 
 @pytest.mark.parametrize(
@@ -224,14 +242,35 @@ def test_check_inspect_and_diff_start_without_torch_or_a_solver(plan_file: Path)
     assert done.stdout.splitlines()[-1] == "[0, 0, 0] []"
 
 
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     for command in COMMANDS:
-        assert f"    {command.__name__.split('.')[-1]} " in shown
-    assert "exit code" in shown
+        assert f" {command.__name__} " in shown
+    for code in ("0 done", "2 usage", "3 infeasible", "130 interrupted"):
+        assert code in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("command", [command.__name__ for command in COMMANDS])
+def test_help_of_a_command_has_an_example_and_fits_80_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr()
+    assert f" $ hydraplan {command} " in shown.out and shown.err == ""
+    assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_help_starts_without_torch_or_a_solver() -> None:
+    program = (
+        "import sys; from hydraplan.tools.cli import main; "
+        f"codes = [main(['--help']), main(['plan', '--help']), main(['plan', '--efort'])]; "
+        f"print(codes, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[0, 0, 2] []"
 
 
 def test_a_plan_file_is_replaced_whole(plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,77 +1,65 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share: what they are called, what they take, what help says of them."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+from cyclopts import Parameter, Token
 
 if TYPE_CHECKING:
     from hydraplan.planner.scheduling.solver import SolverOptions
 
-Commands = argparse._SubParsersAction  # argparse gives this type no public name
-Run = Callable[[argparse.Namespace], int]
+Value = TypeVar("Value")
 
 
-def command(commands: Commands[argparse.ArgumentParser], name: str, run: Run, text: str) -> argparse.ArgumentParser:
-    """A new command; the first line of `text` stands in the list of commands."""
-    made: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text.strip().splitlines()[0].rstrip("."),
-        description=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    made.set_defaults(run=run)
-    return made
+def converter(read: Callable[[str], Value]) -> Callable[[type, Sequence[Token]], Value]:
+    """What cyclopts calls to read one argument; `read` raises ValueError with what would be right."""
+    return lambda _hint, tokens: read(tokens[0].value)
 
 
-def add_plan(parser: argparse.ArgumentParser, name: str = "plan") -> None:
-    parser.add_argument(name, metavar=name.upper(), type=Path, help="a plan file")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text and tables")
-
-
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-
-
-def add_solver(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--solver", choices=("highs", "cbc"), default="highs", help="solver of the MILP (default: highs)"
-    )
-    parser.add_argument(
-        "--time-limit", type=from_one, metavar="SECONDS", help="most time for one solve (a plan that met it says so)"
-    )
-    parser.add_argument(
-        "--effort",
-        type=from_one,
-        metavar="LINES",
-        help="lines of lists to simulate in search of a better plan, at most",
-    )
-
-
-def solver_options(arguments: argparse.Namespace) -> SolverOptions:
-    from hydraplan.planner.scheduling.solver import SolverOptions
-
-    options = SolverOptions(name=arguments.solver)
-    if arguments.time_limit is not None:
-        options = replace(options, solve_seconds=arguments.time_limit)
-    if arguments.effort is not None:
-        options = replace(options, effort=arguments.effort)
-    return options
-
-
-def from_one(text: str) -> int:
-    """argparse type: a whole number, at least 1."""
+def from_one(written: str) -> int:
+    """A whole number, at least 1, that a machine word holds."""
     try:
-        value = int(text)
+        value = int(written) if len(written) < 20 else 0
     except ValueError:
         value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    if not 1 <= value < 2**63:
+        raise ValueError(f"{written[:40]!r} is not a whole number from 1")
     return value
+
+
+PlanFile = Annotated[Path, Parameter(name="PLAN", help="a plan file")]
+WorkloadFile = Annotated[Path, Parameter(name="WORKLOAD", help="a workload file (TOML)")]
+AsJson = Annotated[bool, Parameter(name="--json", help="print one JSON document instead of text and tables")]
+Quiet = Annotated[bool, Parameter(name="--quiet", help="no progress on stderr")]
+Solver = Annotated[Literal["highs", "cbc"], Parameter(name="--solver", show_default=True, help="solver of the MILP")]
+TimeLimit = Annotated[
+    int | None,
+    Parameter(
+        name="--time-limit",
+        converter=converter(from_one),
+        help="most seconds for one solve (a plan that met the limit says so)",
+    ),
+]
+Effort = Annotated[
+    int | None,
+    Parameter(
+        name="--effort",
+        converter=converter(from_one),
+        help="lines of lists to simulate in search of a better plan, at most",
+    ),
+]
+
+
+def solver_options(solver: Literal["highs", "cbc"], time_limit: int | None, effort: int | None) -> SolverOptions:
+    from hydraplan.planner.scheduling.solver import SolverOptions
+
+    options = SolverOptions(name=solver)
+    if time_limit is not None:
+        options = replace(options, solve_seconds=time_limit)
+    if effort is not None:
+        options = replace(options, effort=effort)
+    return options

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from hydraplan.plans.language.errors import InfeasibleError
 from hydraplan.plans.language.plan import Plan
 from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration, format_percent, parse_bytes
 from hydraplan.plans.language.workload import Cluster
-from hydraplan.tools.commands.arguments import Commands, add_json, add_quiet, add_solver, command, solver_options
+from hydraplan.tools.commands.arguments import (
+    AsJson,
+    Effort,
+    Quiet,
+    Solver,
+    TimeLimit,
+    WorkloadFile,
+    converter,
+    solver_options,
+)
 from hydraplan.tools.output import Output, figures, text
-
-TEXT = """Tell what would fit on other devices, and how fast.
-
-Plans the workload offline for each number of devices with each memory.
-
-The candidates' devices are copies of the workload's first device. Models are traced once."""
-
-
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = command(commands, "capacity", run, TEXT)
-    parser.add_argument("workload", metavar="WORKLOAD", type=Path, help="a workload file (TOML)")
-    parser.add_argument(
-        "--devices",
-        metavar="COUNTS",
-        type=device_counts,
-        required=True,
-        help="numbers of devices, such as 1-8 or 1,2,4",
-    )
-    parser.add_argument(
-        "--memory", metavar="SIZES", type=memory_sizes, required=True, help="budgets, such as 8GiB,11GiB,24GiB"
-    )
-    add_solver(parser)
-    add_json(parser)
-    add_quiet(parser)
 
 
 def device_counts(written: str) -> tuple[int, ...]:
-    """argparse type: `1-8`, `1,2,4` or a mix, ascending and without repeats."""
+    """`1-8`, `1,2,4` or a mix, ascending and without repeats."""
     found: set[int] = set()
     for part in written.split(","):
         first, dash, last = part.strip().partition("-")
@@ -49,17 +35,23 @@ def device_counts(written: str) -> tuple[int, ...]:
         except ValueError:
             low = high = 0
         if not 1 <= low <= high <= 4096:
-            raise argparse.ArgumentTypeError(f"{part.strip()!r} is no number of devices: write 1-8, or 1,2,4")
+            raise ValueError(f"{part.strip()[:40]!r} is no number of devices: write 1-8, or 1,2,4")
         found.update(range(low, high + 1))
     return tuple(sorted(found))
 
 
 def memory_sizes(written: str) -> tuple[int, ...]:
-    """argparse type: sizes with their units, ascending and without repeats, in bytes."""
-    try:
-        return tuple(sorted({parse_bytes(part) for part in written.split(",")}))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    """Sizes with their units, ascending and without repeats, in bytes. Raises ValueError."""
+    return tuple(sorted({parse_bytes(part) for part in written.split(",")}))
+
+
+Devices = Annotated[
+    tuple[int, ...],
+    Parameter(converter=converter(device_counts), n_tokens=1, help="numbers of devices, such as 1-8 or 1,2,4"),
+]
+Memory = Annotated[
+    tuple[int, ...], Parameter(converter=converter(memory_sizes), n_tokens=1, help="budgets, such as 8GiB,11GiB,24GiB")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,38 +64,56 @@ class Candidate:
     missing_bytes: int
 
 
-def run(arguments: argparse.Namespace) -> int:
+def capacity(
+    workload_file: WorkloadFile,
+    /,
+    *,
+    devices: Devices,
+    memory: Memory,
+    solver: Solver = "highs",
+    time_limit: TimeLimit = None,
+    effort: Effort = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Tell what would fit on other devices, and how fast.
+
+    Plans the workload offline for each number of devices with each memory. The candidates' devices are copies of the
+    workload's first device. Models are traced once.
+
+        $ hydraplan capacity sweep.toml --devices 1-4 --memory 8GiB,11GiB
+    """
     from hydraplan.planner.workloads.file import load
 
-    output = Output(as_json=arguments.json, quiet=arguments.quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     with output.working():
-        workload = load(arguments.workload)
+        workload = load(workload_file)
         from hydraplan.planner.pipeline import plan
         from hydraplan.planner.study import study
 
         studied = study(workload.jobs, report=output.progress)
     for notice in studied.notices:
         output.progress(notice)
-    options = solver_options(arguments)
+    options = solver_options(solver, time_limit, effort)
     found: list[Candidate] = []
-    for budget_bytes in arguments.memory:
-        for devices in arguments.devices:
-            output.progress(f"plan for {format_count(devices, 'device')} of {format_bytes(budget_bytes)}")
-            candidate = replace(workload, cluster=scaled(workload.cluster, devices, budget_bytes))
+    for budget_bytes in memory:
+        for count in devices:
+            output.progress(f"plan for {format_count(count, 'device')} of {format_bytes(budget_bytes)}")
+            candidate = replace(workload, cluster=scaled(workload.cluster, count, budget_bytes))
             made, refusal, missing = None, "", 0
             try:
                 made = plan(candidate, solver=options, studied=studied)
             except InfeasibleError as error:
                 refusal, missing = str(error), error.missing_bytes
             found.append(
-                Candidate(devices=devices, budget_bytes=budget_bytes, plan=made, refusal=refusal, missing_bytes=missing)
+                Candidate(devices=count, budget_bytes=budget_bytes, plan=made, refusal=refusal, missing_bytes=missing)
             )
     output.json({"notices": list(studied.notices), "candidates": [_document(each) for each in found]})
     _show(found, output)
     fitting = [each for each in found if each.plan is not None]
     output.end(
         f"Capacity: {len(fitting)} of {format_count(len(found), 'candidate')} fit" + _advice(fitting),
-        f"hydraplan plan {arguments.workload} -o {arguments.workload.with_suffix('.plan.json')}" if fitting else None,
+        f"hydraplan plan {workload_file} -o {workload_file.with_suffix('.plan.json')}" if fitting else None,
     )
     return 0 if fitting else InfeasibleError.exit_code
 

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 
 from hydraplan.plans.language.digests import lists_edited
 from hydraplan.plans.language.plan import Plan, Predictions
 from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration
 from hydraplan.plans.prediction.simulate import predict
-from hydraplan.tools.commands.arguments import Commands, add_json, add_plan, command
+from hydraplan.tools.commands.arguments import AsJson, PlanFile
 from hydraplan.tools.output import Output
 from hydraplan.tools.planfile import read_sound_plan
 from hydraplan.tools.summary import plan_summary
 
-TEXT = """Prove that a plan holds, without torch.
 
-That is memory, data flow, and completeness: every job gets exactly its training steps.
+def check(plan: PlanFile, /, *, as_json: AsJson = False) -> int:
+    """Prove that a plan holds, without torch.
 
-Tells every finding at once, each with its line, JSON pointer, cause and remedy. Where lists were edited by hand,
-computes the predictions again and tells the difference."""
+    That is memory, data flow, and completeness: every job gets exactly its training steps.
 
+    Tells every finding at once, each with its line, JSON pointer, cause and remedy. Where lists were edited by hand,
+    computes the predictions again and tells the difference.
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = command(commands, "check", run, TEXT)
-    add_plan(parser)
-    add_json(parser)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    output = Output(as_json=arguments.json)
-    plan = read_sound_plan(arguments.plan, output).plan
-    now = predict(plan)
-    edited, changes = lists_edited(plan), differences(plan.predictions, now)
+        $ hydraplan check plan.json
+    """
+    output = Output(as_json=as_json)
+    read = read_sound_plan(plan, output).plan
+    now = predict(read)
+    edited, changes = lists_edited(read), differences(read.predictions, now)
     output.json({"valid": True, "findings": [], "lists_edited": edited, "predictions_changed": changes})
     if edited:
         output.line("The lists were edited by hand.")
     for change in changes:
         output.line(f"Prediction changed: {change}")
     output.end(
-        f"Check: holds; {format_count(_steps(plan), 'step')}, {plan_summary(replace(plan, predictions=now))}",
-        _next(arguments),
+        f"Check: holds; {format_count(_steps(read), 'step')}, {plan_summary(replace(read, predictions=now))}",
+        f"hydraplan execute {plan} -o {plan.with_suffix('.run')}",
     )
     return 0
 
@@ -68,7 +63,3 @@ def differences(before: Predictions, now: Predictions) -> list[str]:
 
 def _steps(plan: Plan) -> int:
     return sum(len(phase.prologue) + len(phase.cycle) + len(phase.epilogue) for phase in plan.phases)
-
-
-def _next(arguments: argparse.Namespace) -> str:
-    return f"hydraplan execute {arguments.plan} -o {arguments.plan.with_suffix('.run')}"

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
-from hydraplan.plans.diff import diff
+from cyclopts import Parameter
+
+from hydraplan.plans.diff import diff as compared
 from hydraplan.plans.language.quantities import format_count
-from hydraplan.tools.commands.arguments import Commands, add_json, add_plan, command
+from hydraplan.tools.commands.arguments import AsJson
 from hydraplan.tools.output import Output
 from hydraplan.tools.planfile import read_plan
 
-TEXT = """Tell what differs between two plans.
-
-That is workload, facts, decisions, lists, predictions, solver and fingerprints.
-
-Exits with 0 whether they differ or not."""
+OnePlan = Annotated[Path, Parameter(help="a plan file")]
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = command(commands, "diff", run, TEXT)
-    add_plan(parser, "a")
-    add_plan(parser, "b")
-    add_json(parser)
+def diff(a: OnePlan, b: OnePlan, /, *, as_json: AsJson = False) -> int:
+    """Tell what differs between two plans.
 
+    That is workload, facts, decisions, lists, predictions, solver and fingerprints.
+    Exits with 0 whether they differ or not.
 
-def run(arguments: argparse.Namespace) -> int:
-    output = Output(as_json=arguments.json)
-    one, other = read_plan(arguments.a), read_plan(arguments.b)
-    differences = diff(one.plan, other.plan)
+        $ hydraplan diff plan.json edited.json
+    """
+    output = Output(as_json=as_json)
+    one, other = read_plan(a), read_plan(b)
+    differences = compared(one.plan, other.plan)
     output.json({"differences": [asdict(each) for each in differences]})
     for each in differences:
         output.line(str(each))
     if differences:
-        output.end(f"Diff: {format_count(len(differences), 'difference')}", f"hydraplan check {arguments.b}")
+        output.end(f"Diff: {format_count(len(differences), 'difference')}", f"hydraplan check {b}")
     else:
         output.end("Diff: the plans are equal")
     return 0

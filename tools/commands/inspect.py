@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from hydraplan.planner.lists.rates import split
 from hydraplan.plans.language.digests import lists_edited
@@ -12,42 +14,35 @@ from hydraplan.plans.language.facts import Layout
 from hydraplan.plans.language.plan import Placement, Plan
 from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration, format_percent
 from hydraplan.plans.prediction.simulate import Simulation, simulate
-from hydraplan.tools.commands.arguments import Commands, add_json, add_plan, command
+from hydraplan.tools.commands.arguments import AsJson, PlanFile
 from hydraplan.tools.output import Output, figures, names, text
 from hydraplan.tools.planfile import read_sound_plan, write_text
 from hydraplan.tools.summary import plan_summary
 from hydraplan.tools.timeline import predicted_timeline
 
-TEXT = """Show a plan: jobs, devices, phases, peaks, makespan, gap.
-
-The plan has to hold: where it does not, tells what hydraplan check does.
-
---timeline writes the predicted run in Chrome-trace form, which Perfetto opens: one process per device, one track
-per engine, arrows from load to use, memory as a counter."""
+Timeline = Annotated[Path | None, Parameter(help="write the predicted run as a Chrome trace, which Perfetto opens")]
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = command(commands, "inspect", run, TEXT)
-    add_plan(parser)
-    parser.add_argument("--timeline", metavar="FILE", type=Path, help="write the predicted run as a Chrome trace")
-    add_json(parser)
+def inspect(plan_file: PlanFile, /, *, timeline: Timeline = None, as_json: AsJson = False) -> int:
+    """Show a plan: jobs, devices, phases, peaks, makespan, gap.
 
+    The plan has to hold: where it does not, tells what hydraplan check does. A timeline has one process per device,
+    one track per engine, arrows from load to use, and memory as a counter.
 
-def run(arguments: argparse.Namespace) -> int:
-    output = Output(as_json=arguments.json)
-    plan = read_sound_plan(arguments.plan, output).plan
+        $ hydraplan inspect plan.json --timeline plan.trace.json
+    """
+    output = Output(as_json=as_json)
+    plan = read_sound_plan(plan_file, output).plan
     simulation = simulate(plan)
-    if arguments.timeline is not None:
-        write_text(arguments.timeline, predicted_timeline(plan, simulation))
-        output.progress(f"timeline in {arguments.timeline}: open it with Perfetto")
+    if timeline is not None:
+        write_text(timeline, predicted_timeline(plan, simulation))
+        output.progress(f"timeline in {timeline}: open it with Perfetto")
     output.json(_document(plan, simulation))
     show(plan, simulation, output)
     if lists_edited(plan):
-        output.end(f"Plan: {plan_summary(plan)}; its lists were edited", f"hydraplan check {arguments.plan}")
+        output.end(f"Plan: {plan_summary(plan)}; its lists were edited", f"hydraplan check {plan_file}")
     else:
-        output.end(
-            f"Plan: {plan_summary(plan)}", f"hydraplan execute {arguments.plan} -o {arguments.plan.with_suffix('.run')}"
-        )
+        output.end(f"Plan: {plan_summary(plan)}", f"hydraplan execute {plan_file} -o {plan_file.with_suffix('.run')}")
     return 0
 
 

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration
-from hydraplan.tools.commands.arguments import Commands, add_json, command
+from hydraplan.tools.commands.arguments import AsJson
 from hydraplan.tools.output import Output, figures, names, text
 from hydraplan.tools.planfile import write_text
 from hydraplan.tools.run_report import JobReport, Report, kinds, read_report
 
-TEXT = """Show a run: losses, predicted and actual times, peaks.
-
---timeline writes the run in Chrome-trace form, which Perfetto opens, predicted and actual side by side."""
-
-
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = command(commands, "report", run, TEXT)
-    parser.add_argument("run_directory", metavar="RUN", type=Path, help="a run directory")
-    parser.add_argument("--timeline", metavar="FILE", type=Path, help="write the run as a Chrome trace")
-    add_json(parser)
+RunDirectory = Annotated[Path, Parameter(name="RUN", help="a run directory")]
+Timeline = Annotated[Path | None, Parameter(help="write the run as a Chrome trace, which Perfetto opens")]
 
 
-def run(arguments: argparse.Namespace) -> int:
-    output = Output(as_json=arguments.json)
-    report = read_report(arguments.run_directory)
-    if arguments.timeline is not None:
+def report(run_directory: RunDirectory, /, *, timeline: Timeline = None, as_json: AsJson = False) -> int:
+    """Show a run: losses, predicted and actual times, peaks.
+
+    A timeline has the run as predicted and as it was, side by side.
+
+        $ hydraplan report run --timeline run.trace.json
+    """
+    output = Output(as_json=as_json)
+    read = read_report(run_directory)
+    if timeline is not None:
         from hydraplan.tools.timeline import compared_timeline
 
-        write_text(arguments.timeline, compared_timeline(report))
-        output.progress(f"timeline in {arguments.timeline}: open it with Perfetto")
-    output.json(report_document(report))
-    show(report, output)
-    output.end(run_summary(report), f"hydraplan report {report.directory} --timeline {report.directory}/timeline.json")
+        write_text(timeline, compared_timeline(read))
+        output.progress(f"timeline in {timeline}: open it with Perfetto")
+    output.json(report_document(read))
+    show(read, output)
+    output.end(run_summary(read), f"hydraplan report {read.directory} --timeline {read.directory}/timeline.json")
     return 0
 
 
