@@ -55,8 +55,8 @@ def _findings(plan: Plan, simulation: Simulation | None) -> list[Finding]:
     if facts_edited(plan):
         findings.append(_facts_finding())
     if decisions_edited(plan):
-        # The lists will be made anew: what is wrong with the old ones does not matter.
-        kept = [finding for finding in findings if not finding.pointer.startswith("/phases")]
+        # Lists and predictions will be made anew: what is wrong with the old ones does not matter.
+        kept = [finding for finding in findings if not finding.pointer.startswith(("/phases", "/predictions"))]
         return [_decisions_finding(), *kept]
     if findings:
         return findings

@@ -4,6 +4,7 @@ workload     devices, links, profiles, jobs; numbers that divide
 facts        graphs, layouts and what binds jobs to them fit together
 decisions    cuts, placements
 lists        devices, jobs, slabs, shards, microbatches of every step
+predictions, fingerprints    one of each device, of each job; none of others   plans.checking.predicted
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from hydraplan.plans.analysis.objects import gradient_tree
+from hydraplan.plans.checking.findings import Findings
+from hydraplan.plans.checking.predicted import check_predicted
 from hydraplan.plans.language.errors import Finding, WorkloadError
 from hydraplan.plans.language.facts import Graph, Layout
-from hydraplan.plans.language.names import did_you_mean
 from hydraplan.plans.language.optimizer import state_of
 from hydraplan.plans.language.plan import Cuts, Plan
 from hydraplan.plans.language.steps import (
@@ -32,7 +34,7 @@ PLAN_FROM = "run hydraplan plan --from on this file"
 
 def reference_findings(plan: Plan) -> list[Finding]:
     """All names that lead nowhere, in workload, facts, decisions and lists."""
-    found = _Findings()
+    found = Findings()
     _check_cluster(plan, found)
     _check_jobs(plan, found)
     _check_facts(plan, found)
@@ -41,37 +43,14 @@ def reference_findings(plan: Plan) -> list[Finding]:
     layouts = _check_cuts(plan, found)
     _check_placements(plan, layouts, found)
     _check_lists(plan, layouts, found)
+    check_predicted(plan, found)
     return found.findings
-
-
-class _Findings:
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
-
-    def add(self, pointer: str, cause: str, remedy: str) -> None:
-        self.findings.append(Finding(pointer=pointer, line=None, cause=cause, remedy=remedy))
-
-    def known(self, pointer: str, what: str, name: str, names: Iterable[str]) -> bool:
-        """Whether a name is among those that there are."""
-        names = list(names)
-        if name not in names:
-            self.add(pointer, f'there is no {what} "{name}"', did_you_mean(name, names))
-        return name in names
-
-    def once(self, pointer: str, what: str, names: Sequence[str], field: str = "name") -> None:
-        """No name twice in a list of objects (`field` holds it), or of names (`field` is empty)."""
-        seen: set[str] = set()
-        for number, name in enumerate(names):
-            if name in seen:
-                place = f"{pointer}/{number}" + (f"/{field}" if field else "")
-                self.add(place, f'{what} "{name}" a second time', "delete or rename it")
-            seen.add(name)
 
 
 # -- the workload -------------------------------------------------------------------------------------
 
 
-def _check_cluster(plan: Plan, found: _Findings) -> None:
+def _check_cluster(plan: Plan, found: Findings) -> None:
     cluster = plan.workload.cluster
     at = "/workload/cluster"
     profiles = [profile.name for profile in cluster.profiles]
@@ -89,7 +68,7 @@ def _check_cluster(plan: Plan, found: _Findings) -> None:
     found.known(f"{at}/host_profile", "profile", cluster.host_profile, profiles)
 
 
-def _check_jobs(plan: Plan, found: _Findings) -> None:
+def _check_jobs(plan: Plan, found: Findings) -> None:
     found.once("/workload/jobs", "job", [job.name for job in plan.workload.jobs])
     if not plan.workload.jobs:
         found.add("/workload/jobs", "the workload has no job", "add one")
@@ -117,7 +96,7 @@ def _check_jobs(plan: Plan, found: _Findings) -> None:
             )
 
 
-def _check_lengths(job: Job, at: str, found: _Findings) -> None:
+def _check_lengths(job: Job, at: str, found: Findings) -> None:
     if job.lengths is None:
         return
     buckets = job.lengths.buckets
@@ -130,7 +109,7 @@ def _check_lengths(job: Job, at: str, found: _Findings) -> None:
 # -- facts --------------------------------------------------------------------------------------------
 
 
-def _check_facts(plan: Plan, found: _Findings) -> None:
+def _check_facts(plan: Plan, found: Findings) -> None:
     graphs = [graph.name for graph in plan.facts.graphs]
     jobs = [job.name for job in plan.workload.jobs]
     found.once("/facts/graphs", "graph", graphs)
@@ -177,9 +156,18 @@ def _layout_faults(at: str, layout: Layout, profiles: set[str]) -> Iterable[tupl
             yield f"{here}/reads", f"shard {number} can read from shards 0 to {number - 1}, each once, ascending"
         if not set(shard.gradients_to) <= set(shard.reads):
             yield f"{here}/gradients_to", "gradients to a shard whose activations are not read"
-        missing = profiles - {times.profile for times in shard.times}
+        timed = Counter(times.profile for times in shard.times)
+        missing = profiles - set(timed)
         if missing:
             yield f"{here}/times", f"no times for profile {', '.join(sorted(missing))}"
+        for profile in sorted(name for name, count in timed.items() if count > 1):
+            yield f"{here}/times", f"times for profile {profile} a second time"
+        for what, names in (
+            ("slab", list(shard.slabs)),
+            ("gradients of slab", [name for name, _ in shard.gradient_bytes]),
+        ):
+            for name in sorted(name for name, count in Counter(names).items() if count > 1):
+                yield here, f'{what} "{name}" a second time'
     for number, facts in enumerate(layout.slabs):
         here = f"{at}/slabs/{number}"
         for reader in facts.readers:
@@ -192,7 +180,7 @@ def _layout_faults(at: str, layout: Layout, profiles: set[str]) -> Iterable[tupl
 # -- decisions ----------------------------------------------------------------------------------------
 
 
-def _check_cuts(plan: Plan, found: _Findings) -> dict[str, Layout]:
+def _check_cuts(plan: Plan, found: Findings) -> dict[str, Layout]:
     """Job -> its layout, for those that have one."""
     jobs = [job.name for job in plan.workload.jobs]
     graphs: dict[str, Graph] = {graph.name: graph for graph in plan.facts.graphs}
@@ -219,7 +207,7 @@ def _check_cuts(plan: Plan, found: _Findings) -> dict[str, Layout]:
     return result
 
 
-def _check_positions(at: str, cut: Cuts, graph: Graph, found: _Findings) -> bool:
+def _check_positions(at: str, cut: Cuts, graph: Graph, found: Findings) -> bool:
     if list(cut.cuts) != sorted(set(cut.cuts)):
         found.add(at, f"the cuts of {cut.job} do not ascend", "write them in ascending order, each once")
         return False
@@ -232,7 +220,7 @@ def _check_positions(at: str, cut: Cuts, graph: Graph, found: _Findings) -> bool
     return not wrong
 
 
-def _check_placements(plan: Plan, layouts: Mapping[str, Layout], found: _Findings) -> None:
+def _check_placements(plan: Plan, layouts: Mapping[str, Layout], found: Findings) -> None:
     devices = [device.name for device in plan.workload.cluster.devices]
     jobs = [job.name for job in plan.workload.jobs]
     for phase, decision in enumerate(plan.decisions.phases):
@@ -284,7 +272,7 @@ def _decided_steps(plan: Plan) -> Iterable[tuple[str, int, int]]:
 # -- lists --------------------------------------------------------------------------------------------
 
 
-def _check_lists(plan: Plan, layouts: Mapping[str, Layout], found: _Findings) -> None:
+def _check_lists(plan: Plan, layouts: Mapping[str, Layout], found: Findings) -> None:
     devices = [device.name for device in plan.workload.cluster.devices]
     jobs = {job.name: job for job in plan.workload.jobs}
     fine: set[tuple[Step, int]] = set()
@@ -309,7 +297,7 @@ def _check_step(
     devices: Sequence[str],
     jobs: Mapping[str, Job],
     layouts: Mapping[str, Layout],
-    found: _Findings,
+    found: Findings,
 ) -> None:
     places = [*devices, HOST] if isinstance(step, Update) else devices
     found.known(f"{at}/device", "device", step.device, places)
@@ -335,7 +323,7 @@ def _check_step(
         found.add(f"{at}/microbatch", f"{step.job} has no microbatch {step.microbatch}", remedy)
 
 
-def _check_gradients(at: str, step: SpillGradients, job: Job, layout: Layout, found: _Findings) -> None:
+def _check_gradients(at: str, step: SpillGradients, job: Job, layout: Layout, found: Findings) -> None:
     made = [slab for slab, _ in layout.shards[step.shard].gradient_bytes]
     if step.slab not in made:
         listed = ", ".join(f'"{slab}"' for slab in made) or "none"

@@ -16,7 +16,7 @@ from hydraplan.plans.checking.check import check, lists_edited, verify
 from hydraplan.plans.file.text import dumps, loads
 from hydraplan.plans.language.digests import decisions_digest, lists_digest
 from hydraplan.plans.language.errors import Finding, InvalidPlanError
-from hydraplan.plans.language.plan import Placement, Plan
+from hydraplan.plans.language.plan import Fingerprint, Placement, Plan
 from hydraplan.plans.prediction.simulate import predict
 
 
@@ -387,6 +387,39 @@ def test_edited_decisions_hide_findings_of_the_old_lists_only() -> None:
     load_missing(edited)
     unknown_link(edited)
     assert {each.pointer for each in findings(str(edited))} == {"/decisions", "/workload/cluster/devices/1/link"}
+
+
+def _predictions(**more: object) -> Plan:
+    return replace(valid(), predictions=replace(valid().predictions, **more))  # type: ignore[arg-type]
+
+
+def _fingerprints(*names: str) -> Plan:
+    return replace(valid(), fingerprints=tuple(Fingerprint(name=name, value="1") for name in names))
+
+
+JOB_A, JOB_B = valid().predictions.jobs
+CPU0, CPU1 = valid().predictions.devices
+
+
+@pytest.mark.parametrize(
+    ("plan", "pointer", "cause"),
+    [
+        (_predictions(jobs=(JOB_A,)), "/predictions/jobs", 'no prediction of job "b"'),
+        (_predictions(jobs=(JOB_A, JOB_B, JOB_B)), "/predictions/jobs/2/job", "second time"),
+        (_predictions(jobs=(JOB_A, replace(JOB_B, job="c"))), "/predictions/jobs/1/job", 'no job "c"'),
+        (_predictions(devices=(CPU1,)), "/predictions/devices", 'no prediction of device "cpu0"'),
+        (_predictions(devices=(CPU0, CPU1, CPU0)), "/predictions/devices/2/device", "second time"),
+        (_predictions(devices=(CPU0, replace(CPU1, device="x"))), "/predictions/devices/1/device", 'no device "x"'),
+        (_fingerprints("torch", "torch"), "/fingerprints/1/name", "second time"),
+        (_fingerprints("data of a", "data of c"), "/fingerprints/1/name", 'no job "c"'),
+        (_fingerprints("checkpoint /x, config.json"), "/fingerprints/0/name", "no job starts from"),
+    ],
+)
+def test_what_a_plan_says_of_itself_is_complete(plan: Plan, pointer: str, cause: str) -> None:
+    found = check(plan)
+    assert (pointer, True) in {(each.pointer, cause in each.cause) for each in found}, found
+    with pytest.raises(InvalidPlanError):
+        verify(loads(dumps(plan)))
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_an_interrupt_ends_every_engine_soon(tmp_path: Path) -> None:
 
 def test_edited_lists_are_predicted_anew(tmp_path: Path) -> None:
     plan = real_plan([lm_job("a")])
-    wrong = replace(plan, lists_digest="edited", predictions=replace(plan.predictions, makespan_us=1, jobs=()))
+    wrong = replace(plan, lists_digest="edited", predictions=replace(plan.predictions, makespan_us=1))
     assert execute(wrong, tmp_path / "run").predicted_makespan_us == plan.predictions.makespan_us
 
 

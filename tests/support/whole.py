@@ -164,9 +164,10 @@ def plan_of(job: Job, facts: Facts, phases: Sequence[Phase], where: Cluster) -> 
         solver=SolverRecord(name="edited", status="drawn", objective_us=0, bound_us=0, gap=0.0, list_schedule_us=0),
         fingerprints=fingerprints([job], {job.name: open_data(job)}),
     )
+    plan = replace(plan, predictions=predict(plan))
     findings = check(plan)
     assert not findings, "\n".join(map(str, findings))
-    return replace(plan, predictions=predict(plan))
+    return plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
