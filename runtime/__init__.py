@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hydraplan.runtime.execution import execute
-    from hydraplan.runtime.results import DeviceResult, JobResult, RunResult
+    from hydraplan.runtime.results.result import DeviceResult, JobResult, RunResult
 
 __all__ = ["DeviceResult", "JobResult", "RunResult", "execute"]
 
 _HOME = {
-    "DeviceResult": "hydraplan.runtime.results",
-    "JobResult": "hydraplan.runtime.results",
-    "RunResult": "hydraplan.runtime.results",
+    "DeviceResult": "hydraplan.runtime.results.result",
+    "JobResult": "hydraplan.runtime.results.result",
+    "RunResult": "hydraplan.runtime.results.result",
     "execute": "hydraplan.runtime.execution",
 }
 

@@ -21,20 +21,10 @@ from hydraplan.runtime.memory.store import HostStore
 from hydraplan.runtime.prepare import prepare
 from hydraplan.runtime.progress import GuardedProgress, NoProgress, Progress
 from hydraplan.runtime.replaying.replay import ComputeContext
-from hydraplan.runtime.results import (
-    DeviceResult,
-    JobResult,
-    RunResult,
-    file_name,
-    finish_times,
-    new_directory,
-    publish,
-    record,
-    refuse_existing,
-    write_losses,
-    write_record,
-    write_weights,
-)
+from hydraplan.runtime.results.directory import file_name, new_directory, publish, refuse_existing
+from hydraplan.runtime.results.record import finish_times, record, write_losses, write_record
+from hydraplan.runtime.results.result import DeviceResult, JobResult, RunResult
+from hydraplan.runtime.results.weights import write_weights
 from hydraplan.runtime.training import Trained, busy_us, host_backing, no_context, open_devices, train
 
 

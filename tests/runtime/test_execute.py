@@ -31,7 +31,7 @@ from hydraplan.plans.language.workload import Job, Target
 from hydraplan.runtime import execute, execution
 from hydraplan.runtime.memory.store import HostStore
 from hydraplan.runtime.progress import NoProgress
-from hydraplan.runtime.results import write_weights
+from hydraplan.runtime.results.weights import write_weights
 from hydraplan.runtime.training import deterministic
 
 
