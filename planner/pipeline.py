@@ -9,13 +9,14 @@ Nothing here has a clock or reads an environment: the same input gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from hydraplan.planner.costs.facts import layout_facts
 from hydraplan.planner.cutting.partition import partition
+from hydraplan.planner.frontend.models.admit import admit
 from hydraplan.planner.frontend.models.fingerprints import drift, graph_drift
 from hydraplan.planner.lists.cycles import make_lists
 from hydraplan.planner.processes.collector import collector_paused
@@ -81,18 +82,22 @@ def _scheduled(
     return _complete(workload, facts, schedule(workload, facts, cuts, options), known.fingerprints)
 
 
-def replan(edited: Plan, *, discard_edited_lists: bool = False, report: Report = quietly) -> Plan:
+def replan(
+    edited: Plan, *, discard_edited_lists: bool = False, allow: Collection[str] = (), report: Report = quietly
+) -> Plan:
     """New lists and predictions for decisions that were edited by hand; the decisions stay as they are.
 
+    `allow`: as for `runtime.execute`.
     Raises WorkloadError where lists were edited too and must not be discarded, or cuts are none that the graph allows;
     StalePlanError where the user's code or libraries have changed since the plan was made; InvalidPlanError where
-    decisions contradict the workload; InfeasibleError where they do not fit.
+    decisions contradict the workload, or the plan names what it may not call; InfeasibleError where they do not fit.
     """
     if lists_edited(edited) and not discard_edited_lists:
         raise WorkloadError(
             "the plan's lists were edited by hand and new lists would discard that; "
             "plan with --discard-edited-lists, or keep the decisions as they were"
         )
+    admit(edited.workload.jobs, edited.fingerprints, allow)
     known = study(edited.workload.jobs, report=report)
     stale = list(drift(edited.fingerprints, known.fingerprints))
     for facts in edited.facts.jobs:

@@ -5,6 +5,7 @@ plan -> check -> prepare (models, data, drift) -> train (replay) -> weights, los
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,9 +34,13 @@ def execute(
     directory: Path | str,
     *,
     progress: Progress | None = None,
+    allow: Collection[str] = (),
     compute_context: ComputeContext = no_context,
 ) -> RunResult:
     """Train all jobs of a plan and write the run directory.
+
+    `allow`: targets (`package.module:callable`) that the plan may call although they are neither in the working
+    directory nor installed with a version that the plan names.
 
     Jobs that fail are in the result (`RunResult.failed`); the others finish.
     Raises InvalidPlanError, StalePlanError, RunError, and TraceError and WorkloadError of the user's code, before
@@ -52,7 +57,7 @@ def execute(
     for device in open_devices(plan.workload.cluster).values():
         device.close()
     store = HostStore(host_backing(plan.workload.cluster).host_memory)
-    prepared = prepare(plan, store)
+    prepared = prepare(plan, store, allow)
     with new_directory(directory) as aside:
         shown.begin({job.name: job.steps for job in plan.workload.jobs})
         try:

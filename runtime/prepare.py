@@ -1,5 +1,6 @@
 """Before anything trains: open the data, build each real model once, hold both against the plan, fill the store.
 
+    what may be imported -> code that has changed -> what may be called       (nothing of the user's code has run yet)
     data sets -> fingerprints -> drift?
     job by job: build -> trace -> digest -> drift?  -> shard -> sizes -> drift?  -> host store -> free
 
@@ -8,9 +9,10 @@ Models are built one at a time; all that has drifted is reported at once, and no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from hydraplan.planner.frontend.models.admit import admit
 from hydraplan.planner.frontend.models.fingerprints import drift, fingerprints, graph_drift, stale
 from hydraplan.planner.frontend.shards.build import Known, build, same_graph_cause
 from hydraplan.planner.frontend.shards.program import ShardedGraph
@@ -33,12 +35,13 @@ class Prepared:
     """By job; jobs of one graph and one choice of cuts share theirs."""
 
 
-def prepare(plan: Plan, store: HostStore) -> Prepared:
+def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepared:
     """Fill the store and return what training needs besides.
 
-    Raises StalePlanError, naming all that drifted, old and new; WorkloadError and TraceError where the
-    user's code fails.
+    Raises InvalidPlanError where the plan names what it may not call, and `allow` does not name it; StalePlanError,
+    naming all that drifted, old and new; WorkloadError and TraceError where the user's code fails.
     """
+    admit(plan.workload.jobs, plan.fingerprints, allow)
     data = {job.name: open_data(job) for job in plan.workload.jobs}
     drifted = list(drift(plan.fingerprints, fingerprints(plan.workload.jobs, data)))
     graphs: dict[str, ShardedGraph] = {}

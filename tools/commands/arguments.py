@@ -53,6 +53,15 @@ Effort = Annotated[
     ),
 ]
 
+Allow = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--allow",
+        help="package.module:callable that the plan may call although it is neither in the working directory nor "
+        "installed with a version that the plan names; may be repeated",
+    ),
+]
+
 
 def solver_options(solver: Literal["highs", "cbc"], time_limit: int | None, effort: int | None) -> SolverOptions:
     from hydraplan.planner.scheduling.solver import SolverOptions

@@ -14,6 +14,7 @@ from hydraplan.plans.language.facts import Layout
 from hydraplan.plans.language.plan import Placement, Plan
 from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration, format_percent
 from hydraplan.plans.prediction.simulate import Simulation, simulate
+from hydraplan.tools.code import code_rows, shown_call, shown_jobs
 from hydraplan.tools.commands.arguments import AsJson, PlanFile
 from hydraplan.tools.output import Output, figures, names, text
 from hydraplan.tools.planfile import read_sound_plan, write_text
@@ -24,7 +25,7 @@ Timeline = Annotated[Path | None, Parameter(help="write the predicted run as a C
 
 
 def inspect(plan_file: PlanFile, /, *, timeline: Timeline = None, as_json: AsJson = False) -> int:
-    """Show a plan: jobs, devices, phases, peaks, makespan, gap.
+    """Show a plan: jobs, code, devices, phases, peaks, makespan, gap.
 
     The plan has to hold: where it does not, tells what hydraplan check does. A timeline has one process per device,
     one track per engine, arrows from load to use, and memory as a counter.
@@ -49,6 +50,7 @@ def inspect(plan_file: PlanFile, /, *, timeline: Timeline = None, as_json: AsJso
 def show(plan: Plan, simulation: Simulation, output: Output) -> None:
     """The plan's tables."""
     _show_jobs(plan, output)
+    _show_code(plan, output)
     _show_devices(plan, output)
     _show_phases(plan, simulation, output)
     said, solver = plan.predictions, plan.solver
@@ -99,6 +101,12 @@ def _show_jobs(plan: Plan, output: Output) -> None:
         figures("finishes at"),
     ]
     output.table("Jobs", columns, rows)
+
+
+def _show_code(plan: Plan, output: Output) -> None:
+    rows = [(row.role, shown_call(row), row.origin, shown_jobs(row)) for row in code_rows(plan.workload.jobs)]
+    columns = [text("of"), names("imports and calls"), names("where it lies"), names("jobs")]
+    output.table("Code", columns, rows)
 
 
 def _show_devices(plan: Plan, output: Output) -> None:
@@ -192,6 +200,7 @@ def _document(plan: Plan, simulation: Simulation) -> dict[str, object]:
             }
             for job in plan.workload.jobs
         ],
+        "code": [asdict(row) for row in code_rows(plan.workload.jobs)],
         "devices": [
             {"name": device.name, "backing": device.backing, "budget_bytes": device.budget_bytes}
             for device in plan.workload.cluster.devices

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from hydraplan.planner.processes.collector import collector_paused
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.plan import Plan
-from hydraplan.tools.commands.arguments import AsJson, Effort, Quiet, Solver, TimeLimit, solver_options
+from hydraplan.tools.commands.arguments import Allow, AsJson, Effort, Quiet, Solver, TimeLimit, solver_options
 from hydraplan.tools.output import Output
 from hydraplan.tools.planfile import check_output, lines_of, read_plan, write_plan
 from hydraplan.tools.summary import plan_summary
@@ -31,6 +31,7 @@ def plan(
     discard_edited_lists: Annotated[
         bool, Parameter(help="with --from: make new lists even where the plan's were edited")
     ] = False,
+    allow: Allow = (),
     solver: Solver = "highs",
     time_limit: TimeLimit = None,
     effort: Effort = None,
@@ -51,13 +52,16 @@ def plan(
         if workload is not None and source is None:
             if discard_edited_lists:
                 raise WorkloadError("--discard-edited-lists belongs to --from PLAN")
+            if allow:
+                raise WorkloadError("--allow belongs to --from PLAN: a workload is taken to be your own")
             made, notices = _plan(workload, output, partial(solver_options, solver, time_limit, effort), said)
         elif source is not None and workload is None:
-            made, notices = _replan(source, output, discard_edited_lists, said)
+            made, notices = _replan(source, output, discard_edited_lists, allow, said)
         else:
             raise WorkloadError("name either a WORKLOAD or --from PLAN")
     said.json(_document(output, made, notices))
-    said.end(f"Plan: {plan_summary(made)}", f"hydraplan execute {output} -o {output.with_suffix('.run')}")
+    allowed = "".join(f" --allow {path}" for path in _asked_for(made))
+    said.end(f"Plan: {plan_summary(made)}", f"hydraplan execute {output} -o {output.with_suffix('.run')}{allowed}")
     return 0
 
 
@@ -79,16 +83,27 @@ def _plan(
     return made, studied.notices
 
 
-def _replan(source: Path, path: Path, discard_edited_lists: bool, output: Output) -> tuple[Plan, Sequence[str]]:
+def _replan(
+    source: Path, path: Path, discard_edited_lists: bool, allow: Collection[str], output: Output
+) -> tuple[Plan, Sequence[str]]:
     document = read_plan(source)
     from hydraplan.planner import pipeline
 
     with lines_of(document):
-        made = pipeline.replan(document.plan, discard_edited_lists=discard_edited_lists, report=output.progress)
+        made = pipeline.replan(
+            document.plan, discard_edited_lists=discard_edited_lists, allow=allow, report=output.progress
+        )
     # Notes sit on what people edit; those on steps would point into lists that are no more.
     notes = {pointer: note for pointer, note in document.notes.items() if not pointer.startswith("/phases")}
     write_plan(made, path, notes)
     return made, ()
+
+
+def _asked_for(made: Plan) -> tuple[str, ...]:
+    """What execution calls only where it is allowed by name."""
+    from hydraplan.planner.frontend.users.admission import to_allow
+
+    return to_allow(made.workload.jobs, made.fingerprints)
 
 
 def _document(path: Path, made: Plan, notices: Sequence[str]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What a plan was made from, beyond the graphs themselves, and what of it has changed since.
 
 A graph's digest (in the plan's facts) covers the model's code and arguments; here are the versions of the
-libraries that decide the bits, the data, and local checkpoints.
+libraries that decide the bits, the source of what the jobs name, the data, and local checkpoints.
 """
 
 from __future__ import annotations
@@ -11,33 +11,54 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from hydraplan.planner.frontend.models.checkpoint import digests
+from hydraplan.planner.frontend.users.admission import homes
 from hydraplan.planner.frontend.users.data import JobData
+from hydraplan.planner.frontend.users.sources import code_fingerprints, present
+from hydraplan.plans.language.calls import imported
 from hydraplan.plans.language.errors import Finding
 from hydraplan.plans.language.facts import Facts
 from hydraplan.plans.language.plan import Fingerprint
 from hydraplan.plans.language.workload import Job
 
+OF_DATA, OF_CHECKPOINT = "data of ", "checkpoint "
 REMEDY = "restore what it was, or plan the workload anew"
 
 
 def fingerprints(jobs: Sequence[Job], data: Mapping[str, JobData]) -> tuple[Fingerprint, ...]:
-    """Python, torch, transformers where a job uses it, each distinct data set (`data`: job -> its data), and each
-    file of each distinct checkpoint."""
+    """The libraries, the code of the jobs' targets, each distinct data set (`data`: job -> its data), and each file of
+    each distinct checkpoint."""
+    found = [*libraries(jobs), *code_fingerprints(homes(jobs))]
+    known: dict[int, str] = {}
+    for job in jobs:
+        dataset = data[job.name].dataset
+        if id(dataset) not in known:
+            known[id(dataset)] = data[job.name].fingerprint()
+        found.append(Fingerprint(name=f"{OF_DATA}{job.name}", value=known[id(dataset)]))
+    for folder in dict.fromkeys(job.checkpoint.folder for job in jobs if job.checkpoint is not None):
+        found += [Fingerprint(name=f"{OF_CHECKPOINT}{folder}, {file}", value=value) for file, value in digests(folder)]
+    return tuple({each.name: each for each in found}.values())
+
+
+def libraries(jobs: Sequence[Job]) -> tuple[Fingerprint, ...]:
+    """Python, torch, transformers where a job uses it."""
     found = [
         Fingerprint(name="python", value=".".join(platform.python_version_tuple()[:2])),
         Fingerprint(name="torch", value=version("torch")),
     ]
     if any(job.model.path.startswith("transformers:") or job.checkpoint is not None for job in jobs):
         found.append(Fingerprint(name="transformers", value=version("transformers")))
-    known: dict[int, str] = {}
-    for job in jobs:
-        dataset = data[job.name].dataset
-        if id(dataset) not in known:
-            known[id(dataset)] = data[job.name].fingerprint()
-        found.append(Fingerprint(name=f"data of {job.name}", value=known[id(dataset)]))
-    for folder in dict.fromkeys(job.checkpoint.folder for job in jobs if job.checkpoint is not None):
-        found += [Fingerprint(name=f"checkpoint {folder}, {file}", value=value) for file, value in digests(folder)]
     return tuple(found)
+
+
+def code_drift(jobs: Sequence[Job], planned: Sequence[Fingerprint]) -> tuple[Finding, ...]:
+    """What has changed of libraries and code, old and new; asked before any of it is imported."""
+    now = {each.name: each for each in (*libraries(jobs), *code_fingerprints(call.module for call in imported(jobs)))}
+    for each in planned:
+        if each.name.startswith((OF_DATA, OF_CHECKPOINT)):
+            now[each.name] = each  # what data gives, only their own code tells, later
+        elif each.name not in now:
+            now[each.name] = Fingerprint(name=each.name, value=present(each.name))
+    return drift(planned, list(now.values()))
 
 
 def drift(planned: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> tuple[Finding, ...]:

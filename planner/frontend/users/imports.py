@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from hydraplan.planner.frontend.users.origins import OWN_PACKAGE, search_working_directory
 from hydraplan.planner.frontend.users.usercode import RAISED, said
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.workload import Target, Value
 
-OWN_PACKAGE = "hydraplan"
-"""Ours is found first, so a user's module in a folder of that name is out of reach; the error says so."""
 OWN = f"{OWN_PACKAGE} is this project's own package: give your folder or module another name"
+"""Ours is found first, so a user's module in a folder of that name is out of reach; the error says so."""
 
 
 def load(path: str) -> Callable[..., Any]:
@@ -29,7 +28,7 @@ def load(path: str) -> Callable[..., Any]:
     names = [*module_name.split("."), *attribute.split(".")]
     if not separator or not all(name.isidentifier() for name in names):
         raise WorkloadError(f"{path!r} names nothing to import: write package.module:callable")
-    _search_working_directory()
+    search_working_directory()
     found = _import(path, module_name)
     for depth, name in enumerate(attribute.split("."), start=1):
         try:
@@ -52,12 +51,6 @@ def arguments_of(target: Target) -> dict[str, Any]:
 
 def _plain(value: Value) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _search_working_directory() -> None:
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
 
 
 def _import(path: str, module_name: str) -> Any:
