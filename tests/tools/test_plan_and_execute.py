@@ -92,5 +92,6 @@ def test_an_interrupt_is_said_once(
     shown = capsys.readouterr()
     assert shown.out == ""
     told = [line for line in shown.err.splitlines() if "step " not in line]
-    assert told == ["build 2 models and compare with the plan", "interrupted"]
+    assert told[0] == "this plan imports and calls:"
+    assert told[-2:] == ["build 2 models and compare with the plan", "interrupted"]
     assert [each.name for each in tmp_path.iterdir()] == ["plan.json"]

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from hydraplan.planner.frontend.models.links import refuse_links_out, refuse_path_out
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.quantities import format_bytes
 
@@ -72,6 +73,7 @@ def read_config(folder: str) -> dict[str, Any]:
             f"there is no folder {path}: write the folder of a local checkpoint, "
             "or package.module:callable for a model that starts from nothing"
         )
+    refuse_links_out(path)
     if (path / ADAPTER).exists():
         raise WorkloadError(
             f"{path} holds an adapter ({ADAPTER}), not a model: merge it into its model and save that with "
@@ -106,6 +108,7 @@ def architecture(folder: str) -> str:
 def read_weights(folder: str) -> tuple[Weights, ...]:
     """The headers of a checkpoint's safetensors files, by name. Raises WorkloadError where one is missing or broken."""
     path = Path(folder)
+    refuse_links_out(path)
     if (path / WEIGHTS).is_file():
         return (_read_header(path / WEIGHTS),)
     if (path / INDEX).is_file():
@@ -123,6 +126,8 @@ def _read_shards(path: Path) -> tuple[Weights, ...]:
     try:
         placed = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(placed.values()))
+        for name in files:
+            refuse_path_out(path, name)
         missing = [name for name in files if not (path / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkloadError(f"{path / INDEX} cannot be read: {type(error).__name__}: {error}") from None
@@ -171,7 +176,10 @@ def _read_header(path: Path) -> Weights:
 
 
 def files_to_carry(folder: Path) -> list[Path]:
-    """What lies next to the weights and belongs to the model still: tokenizer, processor, generation settings."""
+    """What lies next to the weights and belongs to the model still: tokenizer, processor, generation settings.
+
+    Raises WorkloadError where a link leads out of the folder."""
+    refuse_links_out(folder)
     return sorted(
         each
         for each in folder.iterdir()

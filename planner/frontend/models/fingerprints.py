@@ -25,9 +25,9 @@ REMEDY = "restore what it was, or plan the workload anew"
 
 
 def fingerprints(jobs: Sequence[Job], data: Mapping[str, JobData]) -> tuple[Fingerprint, ...]:
-    """The libraries, the code of the jobs' targets, each distinct data set (`data`: job -> its data), and each file of
-    each distinct checkpoint."""
-    found = [*libraries(jobs), *code_fingerprints(homes(jobs))]
+    """The libraries, each distinct data set (`data`: job -> its data), each file of each distinct checkpoint, and the
+    code of the jobs' targets."""
+    found = [*libraries(jobs)]
     known: dict[int, str] = {}
     for job in jobs:
         dataset = data[job.name].dataset
@@ -36,6 +36,7 @@ def fingerprints(jobs: Sequence[Job], data: Mapping[str, JobData]) -> tuple[Fing
         found.append(Fingerprint(name=f"{OF_DATA}{job.name}", value=known[id(dataset)]))
     for folder in dict.fromkeys(job.checkpoint.folder for job in jobs if job.checkpoint is not None):
         found += [Fingerprint(name=f"{OF_CHECKPOINT}{folder}, {file}", value=value) for file, value in digests(folder)]
+    found += code_fingerprints(homes(jobs))
     return tuple({each.name: each for each in found}.values())
 
 
@@ -51,14 +52,20 @@ def libraries(jobs: Sequence[Job]) -> tuple[Fingerprint, ...]:
 
 
 def code_drift(jobs: Sequence[Job], planned: Sequence[Fingerprint]) -> tuple[Finding, ...]:
-    """What has changed of libraries and code, old and new; asked before any of it is imported."""
-    now = {each.name: each for each in (*libraries(jobs), *code_fingerprints(call.module for call in imported(jobs)))}
+    """What has changed of the code that the jobs name, old and new; asked before any of it is imported.
+
+    Where nothing has, libraries that differ are left to be told with all that only the code itself can tell.
+    """
+    known = {each.name: each for each in libraries(jobs)}
+    now = dict(known)
+    now |= {each.name: each for each in code_fingerprints(call.module for call in imported(jobs))}
     for each in planned:
         if each.name.startswith((OF_DATA, OF_CHECKPOINT)):
-            now[each.name] = each  # what data gives, only their own code tells, later
+            now[each.name] = each
         elif each.name not in now:
             now[each.name] = Fingerprint(name=each.name, value=present(each.name))
-    return drift(planned, list(now.values()))
+    code_as_planned = {each for each in planned if each.name not in known} == {*now.values()} - {*known.values()}
+    return () if code_as_planned else drift(planned, list(now.values()))
 
 
 def drift(planned: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> tuple[Finding, ...]:

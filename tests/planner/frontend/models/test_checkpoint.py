@@ -126,3 +126,73 @@ def test_what_lies_next_to_weights_is_carried_but_no_weights(tmp_path: Path) -> 
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+
+
+def outside(tmp_path: Path) -> Path:
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "secret.json").write_text("{}")
+    return path
+
+
+LINKS: dict[str, Callable[[Path, Path], object]] = {
+    "a tokenizer's file": lambda f, out: (f / "tokenizer.json").symlink_to(out / "secret.json"),
+    "a folder of templates": lambda f, out: (f / "additional_chat_templates").symlink_to(out),
+    "a file deep within": lambda f, out: (
+        (f / "additional_chat_templates").mkdir(),
+        (f / "additional_chat_templates" / "a.jinja").symlink_to(out / "secret.json"),
+    ),
+    "weights": lambda f, out: (
+        (f / "model.safetensors").rename(out / "w"),
+        (f / "model.safetensors").symlink_to("../outside/w"),
+    ),
+    "the configuration": lambda f, out: (
+        (f / "config.json").rename(out / "c"),
+        (f / "config.json").symlink_to(out / "c"),
+    ),
+    "a link that leads nowhere": lambda f, out: (f / "vocab.json").symlink_to("../../nowhere"),
+}
+
+
+@pytest.mark.parametrize("made", LINKS.values(), ids=LINKS)
+def test_links_out_of_the_folder_are_refused(made: Callable[[Path, Path], object], tmp_path: Path) -> None:
+    out = outside(tmp_path)
+    folder = save_checkpoint(tmp_path / "checkpoint", "gpt2")
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    made(folder, out)
+    for read in (read_config, read_weights, lambda path: files_to_carry(Path(path))):
+        with pytest.raises(
+            WorkloadError, match=r"has 1 link out of its folder \(.* -> /.*\): copy what is meant into it"
+        ):
+            read(str(folder))  # type: ignore[operator]
+
+
+def test_links_within_the_folder_and_a_folder_that_is_a_link_are_fine(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "checkpoint", "gpt2")
+    (folder / "model.safetensors").rename(folder / "w.bin")
+    (folder / "model.safetensors").symlink_to("w.bin")
+    (tmp_path / "latest").symlink_to(folder)
+    assert read_weights(str(tmp_path / "latest")) and read_config(str(tmp_path / "latest"))
+
+
+def test_the_hub_keeps_its_files_beside_a_snapshot(tmp_path: Path) -> None:
+    repository = tmp_path / "models--somebody--tiny"
+    folder = save_checkpoint(repository / "snapshots" / "607a30", "gpt2")
+    (repository / "blobs").mkdir()
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(repository / "blobs" / str(number))
+        file.symlink_to(f"../../blobs/{number}")
+    assert read_weights(str(folder)) and read_config(str(folder))
+    (folder / "notes.txt").symlink_to(outside(tmp_path) / "secret.json")
+    with pytest.raises(WorkloadError, match=r"1 link out of its folder \(notes.txt -> "):
+        read_config(str(folder))
+
+
+@pytest.mark.parametrize("name", ["../outside/model-00001-of-00002.safetensors", "/etc/hostname"])
+def test_an_index_names_files_of_its_folder(name: str, tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "checkpoint", "llama")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WorkloadError, match=r"names .*, which lies out of its folder"):
+        read_weights(str(folder))
