@@ -30,7 +30,7 @@ def same_graph_cause(job: Job, batch: Mapping[str, Tensor]) -> object:
     shapes = tuple(
         (name, value.dtype, tuple(value.shape))
         for example in examples(job, batch)
-        for name, value in sorted(example.items())
+        for name, value in example.items()  # in the items' order, which a loss may rely on
     )
     return (job.model, graph_cause(job), job.loss, job.precision, shapes)
 

@@ -117,7 +117,7 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
     mode = _fake_mode(module) or FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
-        example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in sorted(batch.items())}
+        example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in batch.items()}
     try:
         with unnoticed():
             return _exported(module, example, mode)
@@ -230,7 +230,7 @@ def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dic
     for name, first in canonical.items():
         aliases[first].append(name)
     persistent = set(module.model.state_dict(keep_vars=True))
-    keys, _ = tree_flatten({name: name for name in sorted(_batch_names(program))})
+    keys, _ = tree_flatten({name: name for name in _batch_names(program)})
     batch_names = iter(keys)
     kept: dict[str, Placeholder] = {}
     described: dict[str, Placeholder] = {}
