@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Callable, Mapping
 from threading import Lock
 
 
 class Losses:
-    """Filled from the spill threads of all devices."""
+    """Filled from the spill threads of all devices. Memory for all steps is taken at once."""
 
     def __init__(
         self, *, steps: Mapping[str, int], microbatches: Mapping[str, int], told: Callable[[str, int, float], None]
@@ -18,8 +18,8 @@ class Losses:
         self._microbatches = dict(microbatches)
         self._told = told
         self._open: dict[tuple[str, int], dict[int, float]] = {}
-        self._of = {job: [math.nan] * count for job, count in steps.items()}
-        self._known = {job: [False] * count for job, count in steps.items()}
+        self._of = {job: array("d", bytes(8 * count)) for job, count in steps.items()}
+        self._known = {job: bytearray(count) for job, count in steps.items()}
 
     def loss(self, job: str, step: int, microbatch: int, value: float) -> None:
         count = self._microbatches[job]
@@ -38,5 +38,6 @@ class Losses:
 
     def of(self, job: str) -> tuple[float, ...]:
         """Losses of a job's steps from the first on, as far as they are known without a gap."""
-        known = self._known[job]
-        return tuple(self._of[job][: known.index(False) if False in known else len(known)])
+        gap = self._known[job].find(0)
+        losses = self._of[job]
+        return tuple(losses[:gap] if gap >= 0 else losses)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from threading import Lock
 from typing import Protocol, TextIO
 
@@ -17,12 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 
-class Progress(Protocol):
-    """What hears of a run."""
-
-    def begin(self, steps: Mapping[str, int]) -> None:
-        """Training begins: job -> its training steps."""
-        ...
+class Watch(Protocol):
+    """What hears of jobs while they train, from the threads of all devices."""
 
     def step(self, job: str, step: int, loss: float) -> None:
         """The loss of a training step (from 0) is known."""
@@ -30,6 +27,18 @@ class Progress(Protocol):
 
     def fail(self, job: str, message: str) -> None:
         """A job has failed; the others go on."""
+        ...
+
+    def finish(self, job: str) -> None:
+        """All steps of a job are done: its final state is in the host store. The others go on."""
+        ...
+
+
+class Progress(Watch, Protocol):
+    """What shows a run. A job has finished once its weights are written."""
+
+    def begin(self, steps: Mapping[str, int]) -> None:
+        """Training begins: job -> its training steps."""
         ...
 
     def end(self) -> None:
@@ -45,6 +54,8 @@ class NoProgress:
     def step(self, job: str, step: int, loss: float) -> None: ...
 
     def fail(self, job: str, message: str) -> None: ...
+
+    def finish(self, job: str) -> None: ...
 
     def end(self) -> None: ...
 
@@ -64,6 +75,9 @@ class GuardedProgress:
     def fail(self, job: str, message: str) -> None:
         self._try(lambda shown: shown.fail(job, message))
 
+    def finish(self, job: str) -> None:
+        self._try(lambda shown: shown.finish(job))
+
     def end(self) -> None:
         self._try(lambda shown: shown.end())
 
@@ -74,7 +88,8 @@ class GuardedProgress:
             call(self._shown)
         except Exception as error:
             self._shown = None
-            warnings.warn(f"progress is not shown any more: {type(error).__name__}: {error}", stacklevel=3)
+            with suppress(Warning):  # where warnings are errors
+                warnings.warn(f"progress is not shown any more: {type(error).__name__}: {error}", stacklevel=3)
 
 
 class PlainProgress:
@@ -100,6 +115,10 @@ class PlainProgress:
     def fail(self, job: str, message: str) -> None:
         with self._lock:
             print(f"{job}: {message}", file=self._out, flush=True)
+
+    def finish(self, job: str) -> None:
+        with self._lock:
+            print(f"{job}: finished, its weights are written", file=self._out, flush=True)
 
     def end(self) -> None: ...
 
@@ -129,6 +148,9 @@ class BarProgress:
     def fail(self, job: str, message: str) -> None:
         self._bars.update(self._tasks[job], loss="[red]failed[/red]")
         self._bars.console.print(f"{job}: {message}", markup=False, highlight=False)
+
+    def finish(self, job: str) -> None:
+        self._bars.console.print(f"{job}: finished, its weights are written", markup=False, highlight=False)
 
     def end(self) -> None:
         self._bars.stop()

@@ -1,6 +1,7 @@
 """hydraplan: plan the training of many large models on few small devices, then replay the plan.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 infeasible, 4 invalid plan, 5 stale plan, 130 interrupted.
+Exit codes: 0 done, 1 error, 2 usage, 3 infeasible, 4 invalid plan, 5 stale plan, 130 interrupted, 143 and 129
+stopped by SIGTERM and SIGHUP.
 
 Results go to stdout, progress and errors to stderr. HYDRAPLAN_TRACEBACK=1 shows where an error came from.
 """
@@ -12,7 +13,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -28,6 +28,7 @@ from hydraplan.tools.commands.inspect import inspect
 from hydraplan.tools.commands.plan import plan
 from hydraplan.tools.commands.profile import profile
 from hydraplan.tools.commands.report import report
+from hydraplan.tools.streams import steady_streams
 
 COMMANDS: tuple[Callable[..., int], ...] = (plan, execute, inspect, check, diff, capacity, profile, report)
 USAGE = 2
@@ -51,14 +52,14 @@ def application() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    with ExitStack() as stack:
-        # Where a stream is closed (>&-) Python has none, and print would take the other in its place.
-        nowhere = stack.enter_context(open(os.devnull, "w"))
-        if sys.stdout is None:
-            stack.enter_context(redirect_stdout(nowhere))
-        if sys.stderr is None:
-            stack.enter_context(redirect_stderr(nowhere))
-        return _run(arguments)
+    with steady_streams() as out:
+        code = _run(arguments)
+        out.flush()
+        if out.broken is None:
+            return code
+        if not isinstance(out.broken, BrokenPipeError):  # a reader that has gone wants no word
+            print(f"error: stdout could not be written: {out.broken}", file=sys.stderr)
+        return code or 1
 
 
 def script() -> NoReturn:
@@ -76,7 +77,6 @@ def _run(arguments: Sequence[str] | None) -> int:
             return _usage("no command is named", given)
         command, bound, _ = application().parse_args(given, exit_on_error=False, print_error=False)
         code: int = command(*bound.args, **bound.kwargs) or 0  # help and version return nothing
-        sys.stdout.flush()
     except CycloptsError as error:
         _show_traceback()
         return _usage(str(error), given)
@@ -87,10 +87,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (Exception, SystemExit) as error:
         _show_traceback()
         print(f"error: {_unexpected(error)}", file=sys.stderr)

@@ -8,12 +8,12 @@ prints goes to stderr then.
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
+from hydraplan.plans.file.strict import dumps_strict
 from hydraplan.tools.table import Column, figures, fitted, names, natural, records, text, total
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Output:
     def json(self, document: object) -> None:
         """The result for programs."""
         if self.as_json:
-            print(json.dumps(document, indent=2, allow_nan=False), file=sys.stdout)
+            print(dumps_strict(document, indent=2), file=sys.stdout)
 
     def progress(self, line: str) -> None:
         """What is being done now."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import time
-from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from hydraplan.plans.language.quantities import format_bytes
 from hydraplan.plans.language.workload import Device as DeviceSpec
 from hydraplan.runtime.devices.device import view_of
 from hydraplan.runtime.devices.links import PacedLink, Pacer
@@ -35,7 +36,7 @@ class CpuStream:
     def __init__(self, pacer: Pacer | None) -> None:
         self.timeline = HostTimeline()
         self._pacer = pacer
-        self._spans = array("q")
+        self._spans: list[tuple[int, int]] = []
         self._started = 0
 
     def after(self, timeline: Timeline, value: int) -> None:
@@ -45,8 +46,7 @@ class CpuStream:
         self._started = time.perf_counter_ns()
 
     def end(self) -> None:
-        self._spans.append(self._started)
-        self._spans.append(time.perf_counter_ns())
+        self._spans.append((self._started, time.perf_counter_ns()))
         self.timeline.advance()
 
     def copy(self, pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> None:
@@ -63,8 +63,9 @@ class CpuStream:
     def finish(self) -> None:
         """Nothing is ever queued."""
 
-    def spans(self) -> Sequence[tuple[int, int]]:
-        return list(zip(self._spans[0::2], self._spans[1::2], strict=True))
+    def new_spans(self) -> Sequence[tuple[int, int]]:
+        spans, self._spans = self._spans, []
+        return spans
 
 
 def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -125,10 +126,13 @@ def on_pages(memory: mmap.mmap | None) -> Tensor:
 
 
 def anonymous(size: int) -> mmap.mmap | None:
-    """Zeroed pages; None: no bytes."""
+    """Zeroed pages; None: no bytes. Raises OSError (ENOMEM) that says how much was asked for."""
     if size == 0:
         return None
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, MemoryError, OverflowError) as error:
+        raise OSError(errno.ENOMEM, f"no {format_bytes(size)} ({size} bytes) could be had ({error})") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without huge pages refuses the advice; small pages do as well
             memory.madvise(mmap.MADV_HUGEPAGE)

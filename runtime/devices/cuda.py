@@ -21,7 +21,6 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
@@ -128,7 +127,8 @@ class CudaStream:
         self.timeline = CudaTimeline()
         self._stream = torch.cuda.Stream(gpu)
         self._pacer = pacer
-        self._spans = array("q")
+        self._spans: list[tuple[int, int]] = []
+        self._done = 0
         self._steps: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         """Start and end of those steps that are not known to be done."""
         self._started = self._anchor = self._mark()
@@ -175,8 +175,9 @@ class CudaStream:
         self.synchronize()
         self._note_done()
 
-    def spans(self) -> Sequence[tuple[int, int]]:
-        return list(zip(self._spans[0::2], self._spans[1::2], strict=True))
+    def new_spans(self) -> Sequence[tuple[int, int]]:
+        spans, self._spans = self._spans, []
+        return spans
 
     def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True, blocking=True)
@@ -189,12 +190,13 @@ class CudaStream:
         while self._steps and self._steps[0][1].query():
             start, end = self._steps.popleft()
             start_ns, end_ns = self._moment(start), self._moment(end)
-            self._spans.extend((start_ns, end_ns))
+            self._spans.append((start_ns, end_ns))
             if end_ns - self._anchor_ns > ANCHOR_NS:
                 self._anchor, self._anchor_ns = end, end_ns
             done += 1
         if done:
-            self.timeline.reach(len(self._spans) // 2)
+            self._done += done
+            self.timeline.reach(self._done)
 
     def _moment(self, event: torch.cuda.Event) -> int:
         milliseconds: float = self._anchor.elapsed_time(event)

@@ -53,8 +53,9 @@ class Stream(Protocol):
         """Block until all work given so far is done."""
         ...
 
-    def spans(self) -> Sequence[tuple[int, int]]:
-        """When each ended step started and finished, in nanoseconds of `time.perf_counter_ns`; after `finish`."""
+    def new_spans(self) -> Sequence[tuple[int, int]]:
+        """When each step started and finished that is known to be done and was not told before, in nanoseconds of
+        `time.perf_counter_ns`, in order; after `finish` all are known. From the thread that drives the stream."""
         ...
 
 

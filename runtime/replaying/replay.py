@@ -11,29 +11,25 @@ nobody waits for ever) and all other jobs go on. What is recorded are the steps 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from threading import Thread
-from typing import NamedTuple, TypeAlias
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TypeAlias
 
 from hydraplan.runtime.devices.device import Device, Stream
 from hydraplan.runtime.devices.timelines import HostTimeline, Timeline
+from hydraplan.runtime.replaying.crew import Abandoned, Crew
+from hydraplan.runtime.replaying.ends import JobEnds
 from hydraplan.runtime.replaying.failures import Failures, describe
 from hydraplan.runtime.replaying.operations import KeptCells, Operation
 from hydraplan.runtime.replaying.program import Lane, Program, Segment
+from hydraplan.runtime.replaying.times import StepTimes
 from hydraplan.runtime.replaying.updates import Bound, HostUpdates, Part, repetitions
 
 ComputeContext: TypeAlias = Callable[[str], AbstractContextManager[object]]
 """Device -> what its compute thread runs inside of (a test installs a dispatch mode by it)."""
-
-
-class Span(NamedTuple):
-    """When one step was done."""
-
-    site: int
-    iteration: int
-    start_ns: int
-    finish_ns: int
 
 
 class Replay:
@@ -50,50 +46,51 @@ class Replay:
         update_workers: int,
         failures: Failures,
         compute_context: ComputeContext,
+        ended: Callable[[str], None],
+        stopped: Callable[[], None],
     ) -> None:
-        """`begins`: what is done before a site of an engine, whatever has become of its job."""
+        """`begins`: what is done before a site of an engine, whatever has become of its job. `ended(job)`: all steps of
+        a job are done, or passed over. `stopped()`: the run is broken off; whatever an engine waits for is to end."""
         self._program, self._operations, self._devices = program, operations, devices
         self._begins = begins
         self._kept, self._failures, self._compute_context = kept, failures, compute_context
         self._stopping = False
-        self._undone: dict[Lane, set[int]] = {}
-        """Engine -> its steps, by their numbers on its stream, that failed or were passed over."""
+        self._stopped = stopped
+        self.times = StepTimes(program)
         self._timelines: dict[Lane, Timeline] = {
             lane: HostTimeline() if lane.engine == "update" else self._stream(lane).timeline for lane in program.lanes
         }
         self._parts = {lane: self._bind(segments) for lane, segments in program.lanes.items()}
         hosted = {lane: self._parts[lane] for lane in program.host_lanes()}
-        self._updates = HostUpdates(hosted, self._timelines, update_workers, self._perform)
+        self._updates = HostUpdates(hosted, self._timelines, update_workers, self._perform, self.times.add)
+        self._ends = JobEnds(program, self._timelines, ended)
 
     def run(self) -> None:
-        """Run all steps; returns when all engines are done. What failed is in `failures`."""
-        threads = [
-            Thread(target=self._drive, args=(lane,), name=f"{lane.place} {lane.engine}") for lane in self._engines()
-        ]
-        threads += self._updates.threads()
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        except BaseException:  # an interrupt: every engine ends after the step that it runs now
-            self._stop()
-            for thread in threads:
-                _join(thread)
-            raise
+        """Run all steps; returns when all engines are done. What failed is in `failures`.
 
-    def spans(self) -> Iterator[Span]:
-        """When each step that was done ran, engine by engine; after `run`."""
-        for lane in self._engines():
-            spans, undone = enumerate(self._stream(lane).spans()), self._undone[lane]
-            for segment, repetition, bound in repetitions(self._parts[lane]):
-                number, span = next(spans)
-                if number not in undone:
-                    yield Span(bound.site, segment.first_iteration + repetition, *span)
-        for ran, stream in zip(self._updates.ran, self._updates.streams, strict=True):
-            for update, span in zip(ran, stream.spans(), strict=True):
-                if update is not None:
-                    yield Span(*update, *span)
+        Whatever interrupts it ends every engine after the step that it does now, and is raised then; a second
+        KeyboardInterrupt meanwhile raises Abandoned, and engines may still be at work.
+        """
+        crew = Crew(
+            [
+                *((f"{lane.place} {lane.engine}", partial(self._drive, lane)) for lane in self._engines()),
+                *((f"host update {number}", self._update) for number in range(self._updates.workers)),
+            ]
+        )
+        try:
+            self._ends.arm()
+            self._updates.arm()
+            crew.start()
+            crew.wait()
+        except BaseException as first:
+            self._stop()
+            try:
+                crew.wait()
+            except KeyboardInterrupt:
+                raise Abandoned(first) from first
+            raise
+        if not self._stopping:
+            self._ends.complete()
 
     def _engines(self) -> list[Lane]:
         return [lane for lane in self._parts if lane.engine != "update"]
@@ -119,7 +116,9 @@ class Replay:
     def _stop(self) -> None:
         """End the run: no step begins from here on. Whoever ends it says why."""
         self._stopping = True
+        self._ends.stop()
         self._updates.stop()
+        self._stopped()
         for timeline in self._timelines.values():
             timeline.release()
 
@@ -132,26 +131,46 @@ class Replay:
             else:
                 self._run_steps(lane, None)
         except BaseException as error:
-            self._failures.fatal = self._failures.fatal or error
-            self._stop()
+            self._break(error)
+
+    def _update(self) -> None:
+        """An update worker's thread."""
+        try:
+            self._updates.work()
+        except BaseException as error:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        self._failures.fatal = self._failures.fatal or error
+        self._stop()
 
     def _run_steps(self, lane: Lane, kept: KeptCells | None) -> None:
         stream, failed = self._stream(lane), self._failures.of
-        undone = self._undone[lane] = set()
-        for number, (segment, repetition, bound) in enumerate(repetitions(self._parts[lane])):
+        given: deque[tuple[int, int] | None] = deque()
+        """Steps that the stream has not told the times of; None: failed, or passed over."""
+        for segment, repetition, bound in repetitions(self._parts[lane]):
             for timeline, count, stride in bound.waits:
                 stream.after(timeline, count + repetition * stride)
             if self._stopping:  # then what it waited for may not have happened
-                return
+                break
             stream.begin()
             if bound.site in self._begins:
                 self._begins[bound.site]()
-            if not self._perform(bound, stream, repetition, segment.first_iteration + repetition):
-                undone.add(number)
+            iteration = segment.first_iteration + repetition
+            done = self._perform(bound, stream, repetition, iteration)
+            given.append((bound.site, iteration) if done else None)
             if failed and kept is not None:
                 kept.forget(failed)
             stream.end()
+            self._note(stream, given)
         stream.finish()
+        self._note(stream, given)
+
+    def _note(self, stream: Stream, given: deque[tuple[int, int] | None]) -> None:
+        for start_ns, finish_ns in stream.new_spans():
+            step = given.popleft()
+            if step is not None:
+                self.times.add(*step, start_ns, finish_ns)
 
     def _perform(self, bound: Bound, stream: Stream, repetition: int, iteration: int) -> bool:
         """Whether the step was done: not where it fails, or its job has failed before."""
@@ -159,14 +178,11 @@ class Replay:
             return False
         try:
             bound.operation(stream, bound.training_step + repetition * bound.training_stride)
+        except CancelledError:  # the run is broken off: what it waited for does not come
+            if not self._stopping:
+                raise
+            return False
         except BaseException as error:  # whatever a model raises ends its job, and only its job
             self._failures.add(bound.job, describe(self._program.flow.sites[bound.site], iteration), error)
             return False
         return True
-
-
-def _join(thread: Thread) -> None:
-    """Wait for a thread, where it was started; another interrupt does not cut this short."""
-    while thread.ident is not None and thread.is_alive():
-        with suppress(KeyboardInterrupt):
-            thread.join()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
-from threading import Condition, Thread
+from threading import Condition
 from typing import NamedTuple, TypeAlias
 
 from hydraplan.runtime.devices.cpu import CpuStream
@@ -84,9 +84,15 @@ def repetitions(parts: Sequence[Part]) -> Iterator[tuple[Segment, int, Bound]]:
 
 class HostUpdates:
     def __init__(
-        self, lanes: Mapping[Lane, tuple[Part, ...]], timelines: Mapping[Lane, Timeline], workers: int, perform: Perform
+        self,
+        lanes: Mapping[Lane, tuple[Part, ...]],
+        timelines: Mapping[Lane, Timeline],
+        workers: int,
+        perform: Perform,
+        record: Callable[[int, int, int, int], None],
     ) -> None:
-        self._perform = perform
+        """`record(site, iteration, start_ns, finish_ns)` is told of each update that was done."""
+        self._perform, self._record = perform, record
         self._condition = Condition()
         self._heap: list[tuple[Order, int, _SlabUpdates]] = []
         self._stopped = False
@@ -96,18 +102,12 @@ class HostUpdates:
             assert isinstance(timeline, HostTimeline)
             self._slabs.append(_SlabUpdates(parts, timeline, self._push))
         self._left = sum(len(steps) * segment.repeat for parts in lanes.values() for segment, steps in parts)
-        self.streams = [CpuStream(None) for _ in range(workers)]
-        self.ran: list[list[tuple[int, int] | None]] = [[] for _ in range(workers)]
-        """Worker -> (site, iteration) of its updates, as in its stream's spans; None: failed, or passed over."""
+        self.workers = workers
 
-    def threads(self) -> list[Thread]:
-        """Threads to start; the first updates wait for their gradients from here on."""
+    def arm(self) -> None:
+        """The first updates wait for their gradients from here on."""
         for slab in self._slabs:
             slab.arm()
-        return [
-            Thread(target=self._work, args=(number,), name=f"host update {number}")
-            for number in range(len(self.streams))
-        ]
 
     def stop(self) -> None:
         """Let the workers end after what they do now."""
@@ -132,13 +132,16 @@ class HostUpdates:
                 self._condition.notify_all()
             return heappop(self._heap)[2]
 
-    def _work(self, worker: int) -> None:
-        stream, ran = self.streams[worker], self.ran[worker]
+    def work(self) -> None:
+        """What a worker's thread does."""
+        stream = CpuStream(None)
         while (slab := self._pop()) is not None:
             iteration = slab.segment.first_iteration + slab.repetition
             stream.begin()
             done = self._perform(slab.bound, stream, slab.repetition, iteration)
             stream.end()
-            ran.append((slab.bound.site, iteration) if done else None)
+            for start_ns, finish_ns in stream.new_spans():
+                if done:
+                    self._record(slab.bound.site, iteration, start_ns, finish_ns)
             slab.timeline.advance()
             slab.arm()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -21,7 +22,9 @@ class JobResult:
     error: str | None
     """Why it failed, and at which step; None: it did not."""
     weights: Path | None
-    """Folder of its final weights; None where it failed."""
+    """Folder of its final weights; None where there are none."""
+    buckets: tuple[int, ...] = ()
+    """Of a job with lengths: the bucket of every training step whose batch was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,8 @@ class RunResult:
     makespan_us: int
     jobs: tuple[JobResult, ...]
     devices: tuple[DeviceResult, ...]
+    unwritten: Mapping[str, str] = field(default_factory=dict)
+    """Files that could not be written -> why; the others are whole."""
 
     @property
     def failed(self) -> tuple[JobResult, ...]:

@@ -26,9 +26,10 @@ from hydraplan.planner.frontend.users.data import open_data
 from hydraplan.plans.language.errors import StalePlanError, WorkloadError
 from hydraplan.plans.language.optimizer import state_of
 from hydraplan.plans.language.workload import Job, Target
-from hydraplan.runtime import execute, results
+from hydraplan.runtime import execute
 from hydraplan.runtime.devices.cpu import pages
 from hydraplan.runtime.memory.store import HostStore
+from hydraplan.runtime.results import weights
 from hydraplan.runtime.training import deterministic
 
 
@@ -55,7 +56,7 @@ def test_a_checkpoint_trains_and_loads_back_to_the_bit(
 ) -> None:
     folder = save_checkpoint(tmp_path / "checkpoint", name)
     if name == "llama":
-        monkeypatch.setattr(results, "LARGEST_FILE", "40KB")
+        monkeypatch.setattr(weights, "LARGEST_FILE", "40KB")
     job = checkpoint_job(folder, name)
     result = execute(real_plan([job], repeat=3), tmp_path / "run")
     assert not result.failed, result.failed
@@ -98,7 +99,7 @@ def test_weights_outlive_a_class_that_cannot_save_them_and_a_tokenizer_that_is_g
 
     plan = real_plan([checkpoint_job(save_checkpoint(tmp_path / "checkpoint", "gpt2"), "gpt2")], repeat=3)
     with monkeypatch.context() as patch:
-        patch.setattr(results, "files_to_carry", gone)
+        patch.setattr(weights, "files_to_carry", gone)
         (good,) = execute(plan, tmp_path / "gone").failed
     assert good.weights is not None and "not the tokenizer's files: no such folder" in str(good.error)
 

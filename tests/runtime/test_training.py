@@ -145,13 +145,13 @@ def test_every_step_is_recorded_once_and_after_what_it_depends_on() -> None:
     plan = setup.plan(repeat=2)
     trained = setup.train(plan, setup.store())
     flow = trained.program.flow
-    when = {(span.site, span.iteration): span for span in trained.spans}
-    assert len(when) == len(trained.spans) == sum(instruction_counts(trained))
+    when = {(span.site, span.iteration): span for span in list(trained.times.spans())}
+    assert len(when) == len(list(trained.times.spans())) == sum(instruction_counts(trained))
     for segments in trained.program.lanes.values():
         for segment in segments:
             for instruction in segment.instructions:
                 assert flow.sites[instruction.site].step == instruction.step
-    loads = [span for span in trained.spans if type(flow.sites[span.site].step).__name__ == "Load"]
+    loads = [span for span in list(trained.times.spans()) if type(flow.sites[span.site].step).__name__ == "Load"]
     assert min(span.start_ns for span in loads) >= trained.started_ns
 
 
@@ -196,5 +196,5 @@ def test_batches_that_do_not_fit_the_graph_are_refused() -> None:
     setup = ChainJobs()
     store = setup.store()
     plan = setup.plan(repeat=4)
-    trained = train(plan, graphs=setup.graphs, sources={"a": Numbers(3)}, store=store, progress=NoProgress())
+    trained = train(plan, graphs=setup.graphs, sources={"a": Numbers(3)}, store=store, watch=NoProgress())
     assert "gives torch.float32 (3, 8) as x in training step 0" in trained.failures["a"].message

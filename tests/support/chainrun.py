@@ -68,7 +68,7 @@ class ChainJobs:
 
     def train(self, plan: Plan, store: HostStore, **more: object) -> Trained:
         sources = {job.name: Numbers(job.batch_size) for job in self.workload.jobs}
-        return train(plan, graphs=self.graphs, sources=sources, store=store, progress=NoProgress(), **more)
+        return train(plan, graphs=self.graphs, sources=sources, store=store, watch=NoProgress(), **more)
 
     def plain(self) -> tuple[list[float], dict[str, torch.Tensor]]:
         """The plain loop, one microbatch."""

@@ -92,6 +92,10 @@ def test_an_interrupt_is_said_once(
     shown = capsys.readouterr()
     assert shown.out == ""
     told = [line for line in shown.err.splitlines() if "step " not in line]
+    run = tmp_path / "run"
     assert told[0] == "this plan imports and calls:"
-    assert told[-2:] == ["build 2 models and compare with the plan", "interrupted"]
-    assert [each.name for each in tmp_path.iterdir()] == ["plan.json"]
+    assert told[-2:] == [
+        "build 2 models and compare with the plan",
+        f"interrupted; Run: interrupted; 0 of 2 jobs finished; hydraplan report {run}",
+    ]
+    assert sorted(each.name for each in run.iterdir()) == ["losses", "plan.json", "record.json"]

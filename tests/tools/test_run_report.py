@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.toyplan import toy_plan, toy_workload
 
+from hydraplan.plans.file.strict import dumps_strict
 from hydraplan.plans.file.text import dumps
 from hydraplan.plans.language.steps import Drop
 from hydraplan.plans.prediction.simulate import simulate
@@ -27,12 +28,16 @@ def planted_run(folder: Path, *, slower: int = 1, last_loss: float = 1.0, error:
         times[site.phase, site.section, site.copy, site.line] = None if drop else [start, start + slower * duration]
     assert all(phase.repeat == 2 for phase in plan.phases)
     record = {
-        "format": "hydraplan-run/1",
+        "format": "hydraplan-run/2",
+        "status": "finished",
+        "message": None,
+        "unwritten": {},
         "predicted_makespan_us": plan.predictions.makespan_us,
         "makespan_us": slower * plan.predictions.makespan_us,
         "jobs": [
             {
                 "job": job.name,
+                "status": "finished" if error is None else "failed",
                 "shards": 3,
                 "steps": job.steps,
                 "trained": job.steps if error is None else 1,
@@ -59,17 +64,28 @@ def planted_run(folder: Path, *, slower: int = 1, last_loss: float = 1.0, error:
         ],
         "phases": [
             {
-                "prologue": [times[number, "prologue", 0, line] for line in range(len(phase.prologue))],
-                "cycle": [[times[number, "cycle", copy, line] for line in range(len(phase.cycle))] for copy in (0, 1)],
-                "epilogue": [times[number, "epilogue", 0, line] for line in range(len(phase.epilogue))],
+                "iterations": [0, 1],
+                "prologue": timed([[times[number, "prologue", 0, n] for n in range(len(phase.prologue))]]),
+                "cycle": timed([[times[number, "cycle", copy, n] for n in range(len(phase.cycle))] for copy in (0, 1)]),
+                "epilogue": timed([[times[number, "epilogue", 0, n] for n in range(len(phase.epilogue))]]),
             }
             for number, phase in enumerate(plan.phases)
         ],
     }
     folder.mkdir()
-    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "record.json").write_text(dumps_strict(record))
     (folder / "plan.json").write_text(dumps(plan))
     return folder
+
+
+def timed(iterations: list[list[list[int] | None]]) -> dict[str, Any]:
+    """A list's steps as the record has them, where all iterations are recorded step by step."""
+    lines = [[each for each in line if each is not None] for line in zip(*iterations, strict=True)]
+    return {
+        "counts": [len(line) for line in lines],
+        "busy_us": [sum(finish - start for start, finish in line) for line in lines],
+        "times": iterations,
+    }
 
 
 def test_times_by_kind(tmp_path: Path) -> None:
@@ -120,7 +136,7 @@ def test_what_is_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("{", "is not JSON"),
         (json.dumps(record | {"format": "other"}), "no run record"),
         (json.dumps({key: value for key, value in record.items() if key != "jobs"}), "was changed since the run"),
-        (json.dumps(record | {"phases": []}), "was changed since the run"),
+        (json.dumps(record | {"phases": [{}]}), "was changed since the run"),
     ):
         (folder / "record.json").write_text(content)
         capsys.readouterr()

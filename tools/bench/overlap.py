@@ -140,7 +140,8 @@ def measured(made: Plan) -> Times:
         record = json.loads((Path(folder) / "run" / "record.json").read_text())
     number = main_phase(made)
     cycle = made.phases[number].cycle
-    iterations = record["phases"][number]["cycle"]
+    iterations = record["phases"][number]["cycle"]["times"]
+    assert len(iterations) == made.phases[number].repeat, "so few iterations are recorded step by step"
     last = [
         max(times[1] for step, times in zip(cycle, run, strict=True) if isinstance(step, Forward | Backward))
         for run in iterations

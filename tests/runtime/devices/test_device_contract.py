@@ -218,7 +218,7 @@ def test_spans_are_in_order_and_one_a_step(device: Device) -> None:
         device.compute.run(lambda: None, threads=1)
         device.compute.end()
     device.compute.finish()
-    spans = list(device.compute.spans())
+    spans = list(device.compute.new_spans())
     assert len(spans) == 3
     moments = [moment for span in spans for moment in span]
     assert moments == sorted(moments)
@@ -256,7 +256,7 @@ def test_link_pace(name: str, direction: str) -> None:
         stream.copy([pair], 50_000)
         stream.end()
     stream.finish()
-    spans = stream.spans()
+    spans = stream.new_spans()
     ratio = (spans[-1][1] - spans[0][0]) / 100e6
     device.close()
     assert 0.99 <= ratio < 2

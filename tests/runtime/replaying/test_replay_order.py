@@ -39,7 +39,7 @@ def accesses(trained: Trained) -> list[Access]:
         for instruction in segment.instructions
     }
     found = []
-    for span in trained.spans:
+    for span in list(trained.times.spans()):
         uses = program.flow.uses[span.site]
         for instances, writes in ((uses.reads, False), (uses.writes, True)):
             for each in instances:
@@ -110,5 +110,5 @@ def test_jobs_phases_and_cycles() -> None:
     trained = setup.train(setup.plan(phases=phases), setup.store())
     assert trained.failures == {}
     assert out_of_order(accesses(trained)) == []
-    spans = sorted(trained.spans, key=lambda span: span.start_ns)
+    spans = sorted(trained.times.spans(), key=lambda span: span.start_ns)
     assert len(spans) == len({(span.site, span.iteration) for span in spans})
