@@ -28,7 +28,7 @@ from hydraplan.runtime.progress import Progress
 from hydraplan.runtime.replaying.crew import Abandoned
 from hydraplan.runtime.results.directory import RunDirectory
 from hydraplan.runtime.results.record import Progressed, RunStatus, document
-from hydraplan.runtime.results.weights import write_weights
+from hydraplan.runtime.saving.weights import write_weights
 from hydraplan.runtime.training import Trained
 
 RECORD_EVERY_S = 2.0

@@ -29,7 +29,7 @@ from hydraplan.plans.language.workload import Job, Target
 from hydraplan.runtime import execute
 from hydraplan.runtime.devices.cpu import pages
 from hydraplan.runtime.memory.store import HostStore
-from hydraplan.runtime.results import weights
+from hydraplan.runtime.saving import weights
 from hydraplan.runtime.training import deterministic
 
 

@@ -138,7 +138,7 @@ def load(path: str) -> None:
     from hydraplan.runtime.devices.cpu import CpuBacking
     from hydraplan.runtime.memory.store import HostStore
     from hydraplan.runtime.prepare import prepare
-    from hydraplan.runtime.results.weights import write_weights
+    from hydraplan.runtime.saving.weights import write_weights
 
     planned = loads(Path(path).read_text()).plan
     (job,) = planned.workload.jobs
