@@ -25,6 +25,7 @@ from hydraplan.planner.scheduling.instance import holds
 from hydraplan.planner.scheduling.schedule import Scheduled, SolverOptions, schedule
 from hydraplan.planner.study import Report, Study, firsts, quietly, study
 from hydraplan.plans.checking.check import check
+from hydraplan.plans.checking.workload import workload_findings
 from hydraplan.plans.language.digests import decisions_digest, facts_digest, lists_digest, lists_edited
 from hydraplan.plans.language.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
 from hydraplan.plans.language.facts import Facts, JobFacts
@@ -55,6 +56,9 @@ def plan(
     `studied`: a study of these jobs, made before. `cuts`: job -> cut positions, instead of the planner's own.
     Raises TraceError, WorkloadError, and InfeasibleError where the cluster cannot hold some job.
     """
+    wrong = workload_findings(workload)
+    if wrong:
+        raise WorkloadError("\n".join(str(finding) for finding in wrong))
     known = studied if studied is not None else study(workload.jobs, report=report)
     options = solver if solver is not None else SolverOptions()
     _check_optimizers(workload.jobs)

@@ -5,39 +5,55 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hydraplan.plans.checking.check import verify
+from hydraplan.planner.processes.collector import collector_paused
+from hydraplan.plans.checking.check import Traced, verify
+from hydraplan.plans.file.reading import MOST_PLAN_BYTES, UnreadableError, read_bounded
 from hydraplan.plans.file.text import Document, dumps, loads
 from hydraplan.plans.language.errors import Finding, InvalidPlanError, StalePlanError, WorkloadError
 from hydraplan.plans.language.plan import Plan
+from hydraplan.plans.prediction.simulate import Simulation, simulate_flow
 from hydraplan.tools.output import Output
 
 
 def read_plan(path: Path) -> Document:
     """Read a plan file. Raises WorkloadError where there is none, InvalidPlanError where it is no plan."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MOST_PLAN_BYTES)
     except OSError as error:
         raise WorkloadError(f"cannot read the plan {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidPlanError(
-            [Finding(pointer="", line=1, cause=f"not UTF-8 text ({error.reason})", remedy="restore the file")]
-        ) from None
-    return loads(text)
+    except UnreadableError as error:
+        raise InvalidPlanError([Finding(pointer="", line=error.line, cause=error.cause, remedy=error.remedy)]) from None
+    with collector_paused():
+        return loads(text)
 
 
-def read_sound_plan(path: Path, output: Output) -> Document:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundPlan:
+    """A plan that holds, as it was read, and what its lists do."""
+
+    document: Document
+    traced: Traced
+
+    @property
+    def plan(self) -> Plan:
+        return self.document.plan
+
+    def simulated(self) -> Simulation:
+        return simulate_flow(self.plan, self.traced.flow, self.traced.arenas)
+
+
+def read_sound_plan(path: Path, output: Output) -> SoundPlan:
     """Read a plan file that has to hold. Raises as `read_plan` does, and InvalidPlanError with all that is wrong with
     the plan, which `output` gets too where it is for programs."""
     try:
         document = read_plan(path)
-        verify(document)
+        return SoundPlan(document=document, traced=verify(document))
     except InvalidPlanError as error:
         output.json({"valid": False, "findings": [asdict(each) for each in error.findings]})
         raise
-    return document
 
 
 def write_plan(plan: Plan, path: Path, notes: Mapping[str, str] | None = None) -> None:

@@ -29,6 +29,7 @@ from hydraplan.planner.costs.operators import CountWork, Work
 from hydraplan.planner.costs.shards import cell_arguments
 from hydraplan.planner.frontend.shards.sharded import shard
 from hydraplan.planner.frontend.tracing.trace import trace
+from hydraplan.plans.file.reading import MOST_WORKLOAD_BYTES, read_bounded
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.workload import Job, Profile, Target
 from hydraplan.plans.prediction.durations import update_bytes
@@ -66,10 +67,11 @@ def write_profile(profile: Profile, path: Path) -> None:
 def read_profile(path: Path) -> Profile:
     """Read a profile's file. Raises WorkloadError for anything but exactly a profile."""
     try:
-        content = json.loads(path.read_text(), object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+        text = read_bounded(path, MOST_WORKLOAD_BYTES)
+        content = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     except OSError as error:
         raise WorkloadError(f"profile {path}: {error.strerror}: write it with `hydraplan profile`") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WorkloadError(f"profile {path} is no JSON: {error}") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise WorkloadError(f'profile {path} has no "format": "{FORMAT}": write it with `hydraplan profile`')
@@ -84,10 +86,10 @@ def read_profile(path: Path) -> Profile:
         elif key in optional and value is None:
             right = True
         else:
-            right = type(value) is int and value > 0
+            right = type(value) is int and 0 < value < 2**63
         if not right:
             expected = "a name" if key == "name" else "a whole number above 0"
-            raise WorkloadError(f"profile {path}: {key} is {value!r}; write {expected}")
+            raise WorkloadError(f"profile {path}: {key} is {repr(value)[:100]}; write {expected}")
     return Profile(**content)
 
 

@@ -32,6 +32,7 @@ models of `planner.workloads.tables` -> names and references resolved -> frozen 
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -48,32 +49,35 @@ from hydraplan.planner.workloads.tables import (
     Problem,
     check_table,
 )
+from hydraplan.plans.file.positions import DEEPEST, line_nested_deeper
+from hydraplan.plans.file.reading import MOST_WORKLOAD_BYTES, UnreadableError, read_bounded
 from hydraplan.plans.language.errors import WorkloadError
+from hydraplan.plans.language.optimizer import wrong_arguments
 from hydraplan.plans.language.workload import HOST, Checkpoint, Cluster, Device, Job, Link, Profile, Target, Workload
 
 ReadProfile = Callable[[str, Path], Profile]
 """(name or file, folder that a file is relative to) -> Profile; raises WorkloadError."""
 
+_LONG = re.compile(r"\d[\d_]{4000,}")
+MOST_DIVIDED = 10_000
+"""Divisors up to this are looked for: nobody cuts a batch into more microbatches."""
 TOP_LEVEL = ("cluster", "jobs")
 
 
 def load(path: Path) -> Workload:
     """Read a workload file. Raises WorkloadError with every mistake that was found."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MOST_WORKLOAD_BYTES)
     except OSError as error:
         raise WorkloadError(f"cannot read the workload {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise WorkloadError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except UnreadableError as error:
+        raise WorkloadError(f"{path}, {error}") from None
     return parse(text, name=str(path), folder=path.parent)
 
 
 def parse(text: str, *, name: str, folder: Path, read_profile: ReadProfile | None = None) -> Workload:
     """The same, of text; `name` stands in messages, and files that the text names are relative to `folder`."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise WorkloadError(f"{name} is not TOML: {error}") from None
+    document = _toml(text, name)
     reader = _Reader(folder, read_profile or _read_profile)
     workload = reader.read(document)
     if reader.problems:
@@ -82,6 +86,21 @@ def parse(text: str, *, name: str, folder: Path, read_profile: ReadProfile | Non
         raise WorkloadError("\n  ".join([f"{name}: {count}", *lines]))
     assert workload is not None
     return workload
+
+
+def _toml(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        end = f"(at line {text.count(chr(10)) + 1}, the end of the file)"
+        raise WorkloadError(f"{name} is not TOML: {str(error).replace('(at end of document)', end)}") from None
+    except RecursionError:
+        line = line_nested_deeper(text, DEEPEST)
+        raise WorkloadError(f"{name}, line {line}: nested too deep to be a workload; restore that line") from None
+    except ValueError as error:  # of Python's own limit on digits
+        found = _LONG.search(text)
+        line = text.count("\n", 0, found.start()) + 1 if found is not None else 1
+        raise WorkloadError(f"{name}, line {line}: {error}; write fewer digits") from None
 
 
 def _read_profile(name: str, folder: Path) -> Profile:
@@ -228,14 +247,17 @@ class _Reader:
     def job(self, table: JobTable, path: str, point: SweepPoint, lengths: dict[Target, int]) -> Job | None:
         before = len(self.problems)
         if table.batch_size % table.microbatches:
-            right = [count for count in range(1, table.batch_size + 1) if table.batch_size % count == 0]
+            right = ", ".join(map(str, divisors(table.batch_size)))
             self.problem(
                 point.path(("microbatches",), path),
-                f"{table.microbatches} does not divide the batch size {table.batch_size}"
-                f"; write one of {', '.join(map(str, right))}",
+                f"{table.microbatches} does not divide the batch size {table.batch_size}; write one of {right}"
+                + ("" if table.batch_size < MOST_DIVIDED else f" (or a larger divisor than {MOST_DIVIDED})"),
             )
         if (table.steps is None) == (table.epochs is None):
             self.problem(path, "give either steps or epochs" + (", not both" if table.steps is not None else ""))
+        optimizer = table.optimizer.target()
+        for name, cause, remedy in wrong_arguments(optimizer):
+            self.problem(point.path(("optimizer", name), path), f"{cause}; {remedy}")
         if len(self.problems) > before:
             return None
         data = table.data.target()
@@ -248,7 +270,7 @@ class _Reader:
             model=model,
             data=data,
             loss=table.loss.target() if table.loss is not None else None,
-            optimizer=table.optimizer.target(),
+            optimizer=optimizer,
             steps=steps,
             batch_size=table.batch_size,
             microbatches=table.microbatches,
@@ -295,6 +317,11 @@ class _Reader:
                 f"{path}.batch_size", f"an epoch has {lengths[data]} items, fewer than one batch of {table.batch_size}"
             )
         return steps
+
+
+def divisors(number: int) -> list[int]:
+    """What divides a number, ascending; of a number of `MOST_DIVIDED` or more, of the divisors below that."""
+    return [each for each in range(1, min(number, MOST_DIVIDED - 1) + 1) if number % each == 0]
 
 
 def _link(name: str, table: LinkTable) -> Link:

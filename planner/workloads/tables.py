@@ -6,7 +6,6 @@ says is right.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from hydraplan.planner.workloads.values import Argument, Name, Rate, Size, pad_value, shown
+from hydraplan.plans.file.models import LARGEST
+from hydraplan.plans.language.names import CALLABLE, NAME_IN_WORDS
 from hydraplan.plans.language.optimizer import ARGUMENTS
-from hydraplan.plans.language.quantities import parse_bytes, parse_rate
-from hydraplan.plans.language.workload import Arguments, Lengths, Pad, Precision, Target, Value
+from hydraplan.plans.language.workload import Arguments, Lengths, Precision, Target
 
 Location = tuple[str | int, ...]
-CALL = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+CALL = CALLABLE
 SHORTHAND = ("model", "data", "loss", "optimizer")
 """Tables that may be written as a text alone."""
 
@@ -30,7 +31,7 @@ def spelled_out(table: str, text: str) -> dict[str, str]:
     """The table that a text alone stands for."""
     if table == "optimizer":
         return {"name": text}
-    if table == "model" and not re.match(CALL, text):
+    if table == "model" and not re.fullmatch(CALL, text):
         return {"checkpoint": text}
     return {"call": text}
 
@@ -47,48 +48,7 @@ class Problem:
         return f"{self.path}: {self.text}"
 
 
-def _bytes(value: object) -> object:
-    return parse_bytes(value) if isinstance(value, str) else value
-
-
-def _rate(value: object) -> object:
-    return parse_rate(value) if isinstance(value, str) else value
-
-
-def _argument(value: object) -> Value:
-    """A value that a plan can hold: JSON's, lists as tuples, no tables, no NaN."""
-    match value:
-        case bool() | int() | str():
-            return value
-        case float():
-            if not math.isfinite(value):
-                raise ValueError(f"{value} cannot stand in a plan; write a finite number")
-            return value
-        case list():
-            return tuple(_argument(each) for each in value)
-        case dict():
-            raise ValueError("a table cannot be an argument; write a callable of your own that makes it")
-        case _:
-            raise ValueError(f"a {type(value).__name__} cannot be an argument; write it as text")
-
-
-def _pad(value: object) -> Pad:
-    match value:
-        case bool() | int():
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case _:
-            raise ValueError(f"{value!r} cannot fill up an item; write a finite number, true or false")
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
-Rate = Annotated[int, BeforeValidator(_rate), Field(ge=1)]
-Argument = Annotated[Any, BeforeValidator(_argument)]
-
-
-NAME = "a unique name of letters, digits and . _ -, at most 100"
+NAMED = f"a unique {NAME_IN_WORDS.removeprefix('a ')}"
 RATE = 'a rate such as "12GB/s"'
 
 
@@ -122,13 +82,13 @@ class HostTable(Table):
 
 
 class DeviceTable(Table):
-    name: Name = key("numbered from 0 where count is given", NAME)
+    name: Name = key("numbered from 0 where count is given", NAMED)
     count: int | None = key("how many equal devices", "a whole number from 1", default=None, ge=1, le=4096)
     backing: str = key(
         "what the device is",
         '"cpu", "cuda:N" (several may share one), or "cuda" (the device\'s own number)',
         default="cpu",
-        pattern=r"^(cpu|cuda(:\d+)?)$",
+        pattern=r"^(cpu|cuda(:[0-9]{1,4})?)$",
     )
     budget: Size = key("memory that the device may use", 'a size such as "11GiB"')
     link: str | None = key(
@@ -255,7 +215,7 @@ class LengthsTable(Table):
     """Items of differing length: what they are padded to, and with what."""
 
     buckets: list[int] = key("lengths that batches are padded to", "a list of ascending whole numbers", min_length=1)
-    pad: dict[str, Annotated[Any, BeforeValidator(_pad)]] = key(
+    pad: dict[str, Annotated[Any, BeforeValidator(pad_value)]] = key(
         "what fills up the items of each key that differ in length",
         "a table such as { input_ids = 0, labels = -100 }",
         min_length=1,
@@ -272,7 +232,7 @@ class LengthsTable(Table):
 
 
 class JobTable(Table):
-    name: Name = key("a sweep appends its values", NAME)
+    name: Name = key("a sweep appends its values", NAMED)
     model: ModelTable = key(
         "what is trained",
         '{ call = "transformers:ClassName", ... } with configuration values, '
@@ -283,16 +243,21 @@ class JobTable(Table):
         "loss(model, batch); without it: model(**batch).loss", '{ call = "package.module:callable" }', default=None
     )
     optimizer: OptimizerTable = key("of torch.optim", '{ name = "AdamW", lr = 1e-3, ... }, or "SGD", "Adam"')
-    steps: int | None = key("training steps; or give epochs", "a whole number from 1", default=None, ge=1)
+    steps: int | None = key("training steps; or give epochs", "a whole number from 1", default=None, ge=1, le=LARGEST)
     epochs: int | None = key(
         "passes over the data (an incomplete last batch is dropped); or give steps",
         "a whole number from 1",
         default=None,
         ge=1,
+        le=LARGEST,
     )
-    batch_size: int = key("samples in a training step", "a whole number from 1", ge=1)
+    batch_size: int = key("samples in a training step", "a whole number from 1", ge=1, le=LARGEST)
     microbatches: int = key(
-        "equal slices of a batch whose gradients add up", "a whole number that divides batch_size", default=1, ge=1
+        "equal slices of a batch whose gradients add up",
+        "a whole number that divides batch_size",
+        default=1,
+        ge=1,
+        le=LARGEST,
     )
     seed: int = key(
         "of initial weights, dropout and data order", "a whole number from 0, below 2^63", default=0, ge=0, lt=2**63
@@ -350,7 +315,7 @@ def _explain(kind: type[Table], location: Location, detail: Any) -> str:
         case "value_error":
             return str(detail["ctx"]["error"])
         case _:
-            return f"{detail['input']!r} is not allowed; write {right}"
+            return f"{shown(detail['input'])} is not allowed; write {right}"
 
 
 def _right(kind: type[Table], location: Location) -> str:

@@ -12,8 +12,8 @@ their predictions are then to be made again (`plans.prediction.simulate.predict`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hydraplan.plans.analysis.arena import Arenas, allocate
 from hydraplan.plans.analysis.flow import Flow, trace
@@ -30,6 +30,14 @@ from hydraplan.plans.prediction.simulate import Simulation
 __all__ = ["check", "lists_edited", "verify"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """What a plan's lists do, and where its objects lie."""
+
+    flow: Flow
+    arenas: Arenas
+
+
 def check(
     plan: Plan, lines: Mapping[str, int] | None = None, simulation: Simulation | None = None
 ) -> tuple[Finding, ...]:
@@ -37,35 +45,50 @@ def check(
 
     `lines`: JSON pointer -> line of its file. `simulation`: of its lists, where there is one already."""
     findings = _findings(plan, simulation)
-    if lines is not None:
-        placed = (replace(finding, line=nearest_line(lines, finding.pointer)) for finding in findings)
-        findings = sorted(placed, key=lambda finding: finding.line or 0)
-    return tuple(findings)
+    return tuple(findings if lines is None else _placed(findings, lines))
 
 
-def verify(document: Document) -> None:
-    """Raises InvalidPlanError with all that is wrong with a plan that was read from a file."""
-    findings = check(document.plan, document.lines)
-    if findings:
-        raise InvalidPlanError(findings)
+def verify(document: Document) -> Traced:
+    """Raises InvalidPlanError with all that is wrong with a plan that was read from a file. Returns what its lists do,
+    which a simulation begins with."""
+    traced = _traced(document.plan)
+    if isinstance(traced, Traced):
+        findings = _memory_findings(document.plan, traced.flow, traced.arenas)
+    else:
+        findings = traced
+    if not isinstance(traced, Traced) or findings:
+        raise InvalidPlanError(_placed(findings, document.lines))
+    return traced
+
+
+def _placed(findings: Sequence[Finding], lines: Mapping[str, int]) -> list[Finding]:
+    """With their lines, in the order of the file."""
+    placed = (replace(finding, line=nearest_line(lines, finding.pointer)) for finding in findings)
+    return sorted(placed, key=lambda finding: finding.line or 0)
 
 
 def _findings(plan: Plan, simulation: Simulation | None) -> list[Finding]:
+    traced = _traced(plan, simulation)
+    return _memory_findings(plan, traced.flow, traced.arenas) if isinstance(traced, Traced) else traced
+
+
+def _traced(plan: Plan, simulation: Simulation | None = None) -> Traced | list[Finding]:
+    """What a plan's lists do; findings where they cannot be run, or are not of its decisions and facts."""
     findings = reference_findings(plan)
     if facts_edited(plan):
         findings.append(_facts_finding())
     if decisions_edited(plan):
-        # Lists and predictions will be made anew: what is wrong with the old ones does not matter.
-        kept = [finding for finding in findings if not finding.pointer.startswith(("/phases", "/predictions"))]
+        # The lists will be made anew: what is wrong with the old ones does not matter.
+        kept = [finding for finding in findings if not finding.pointer.startswith("/phases")]
         return [_decisions_finding(), *kept]
     if findings:
         return findings
     if simulation is not None:
-        return _memory_findings(plan, simulation.flow, simulation.arenas)
+        return Traced(flow=simulation.flow, arenas=simulation.arenas)
     flow = trace(plan)
     if flow.problems:
         return [problem.finding() for problem in flow.problems]
-    return _memory_findings(plan, flow, allocate(plan, flow))
+    return Traced(flow=flow, arenas=allocate(plan, flow))
 
 
 def _facts_finding() -> Finding:

@@ -1,6 +1,6 @@
 """Whether everything that a plan names exists, and is named once. Only then can its lists be followed.
 
-workload     devices, links, profiles, jobs; numbers that divide
+workload     devices, links, profiles, jobs; values that can be                   plans.checking.workload
 facts        graphs, layouts and what binds jobs to them fit together
 decisions    cuts, placements
 lists        devices, jobs, slabs, shards, microbatches of every step
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hydraplan.plans.analysis.objects import gradient_tree
 from hydraplan.plans.checking.findings import Findings
 from hydraplan.plans.checking.predicted import check_predicted
+from hydraplan.plans.checking.workload import check_workload
 from hydraplan.plans.language.errors import Finding, WorkloadError
 from hydraplan.plans.language.facts import Graph, Layout
 from hydraplan.plans.language.optimizer import state_of
@@ -35,8 +36,8 @@ PLAN_FROM = "run hydraplan plan --from on this file"
 def reference_findings(plan: Plan) -> list[Finding]:
     """All names that lead nowhere, in workload, facts, decisions and lists."""
     found = Findings()
-    _check_cluster(plan, found)
-    _check_jobs(plan, found)
+    check_workload(plan.workload, found)
+    _check_state(plan, found)
     _check_facts(plan, found)
     if found.findings:
         return found.findings
@@ -50,38 +51,18 @@ def reference_findings(plan: Plan) -> list[Finding]:
 # -- the workload -------------------------------------------------------------------------------------
 
 
-def _check_cluster(plan: Plan, found: Findings) -> None:
-    cluster = plan.workload.cluster
-    at = "/workload/cluster"
-    profiles = [profile.name for profile in cluster.profiles]
-    links = [link.name for link in cluster.links]
-    found.once(f"{at}/devices", "device", [device.name for device in cluster.devices])
-    found.once(f"{at}/links", "link", links)
-    found.once(f"{at}/profiles", "profile", profiles)
-    if not cluster.devices:
-        found.add(f"{at}/devices", "the cluster has no device", "add one")
-    for number, device in enumerate(cluster.devices):
-        if device.name == HOST:
-            found.add(f"{at}/devices/{number}/name", f'no device can be called "{HOST}"', "rename it")
-        found.known(f"{at}/devices/{number}/link", "link", device.link, links)
-        found.known(f"{at}/devices/{number}/profile", "profile", device.profile, profiles)
-    found.known(f"{at}/host_profile", "profile", cluster.host_profile, profiles)
-
-
-def _check_jobs(plan: Plan, found: Findings) -> None:
-    found.once("/workload/jobs", "job", [job.name for job in plan.workload.jobs])
-    if not plan.workload.jobs:
-        found.add("/workload/jobs", "the workload has no job", "add one")
+def _check_state(plan: Plan, found: Findings) -> None:
+    """What updates keep, by the jobs' optimizers and by the facts; and lists that may hold all microbatches."""
     copies = {job.job: job.state_copies for job in plan.facts.jobs}
+    lines = sum(len(phase.prologue) + len(phase.cycle) + len(phase.epilogue) for phase in plan.phases)
     for number, job in enumerate(plan.workload.jobs):
         at = f"/workload/jobs/{number}"
-        if job.batch_size % job.microbatches:
+        if job.microbatches > max(1, lines):
             found.add(
                 f"{at}/microbatches",
-                f"{job.microbatches} microbatches do not divide a batch of {job.batch_size}",
-                "change batch_size or microbatches, in the workload, and plan again",
+                f"{job.microbatches} microbatches; all lists together have {lines} steps",
+                "write what the lists were made for, or plan the changed workload again",
             )
-        _check_lengths(job, f"{at}/lengths", found)
         try:
             expected = state_of(job.optimizer, job.precision).copies
         except WorkloadError as error:
@@ -94,16 +75,6 @@ def _check_jobs(plan: Plan, found: Findings) -> None:
                 f"the facts say {copies[job.name]}",
                 "plan the changed workload again",
             )
-
-
-def _check_lengths(job: Job, at: str, found: Findings) -> None:
-    if job.lengths is None:
-        return
-    buckets = job.lengths.buckets
-    if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
-        found.add(f"{at}/buckets", f"buckets {_list(buckets)} do not ascend from 1", "put them in order, each once")
-    if not job.lengths.pad:
-        found.add(f"{at}/pad", "no key is padded", "name each key whose items differ in length, and what fills it up")
 
 
 # -- facts --------------------------------------------------------------------------------------------

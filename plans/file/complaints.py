@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hydraplan.plans.file.models import FileObject, file_model
-from hydraplan.plans.file.positions import Lines, Oddity, escape, nearest_line
+from hydraplan.plans.file.models import BACKING, MOST_DIGITS, FileObject, file_model
+from hydraplan.plans.file.positions import DEEPEST, Lines, Oddity, escape, line_nested_deeper, nearest_line
 from hydraplan.plans.language.errors import Finding
-from hydraplan.plans.language.names import did_you_mean
+from hydraplan.plans.language.names import NAME, NAME_IN_WORDS, did_you_mean
 
 
-def syntax_finding(error: json.JSONDecodeError | None) -> Finding:
-    """A text that is no JSON; None: nested too deep to be read."""
+def syntax_finding(error: json.JSONDecodeError) -> Finding:
+    """A text that is no JSON."""
     remedy = "look there, and at the end of the line before, for a missing or spare comma, quote or bracket"
-    if error is None:
-        return Finding(pointer="", line=1, cause="nested too deep to be a plan", remedy="restore the file")
+    if not error.doc[error.pos :].strip() and error.doc.strip():
+        remedy = f"the file ends there, in the middle: restore its end; otherwise {remedy}"
     cause = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]} at column {error.colno}"
     return Finding(pointer="", line=error.lineno, cause=cause, remedy=remedy)
+
+
+def depth_finding(text: str) -> Finding:
+    """A text that nests too deep to be read."""
+    line = line_nested_deeper(text, DEEPEST)
+    return Finding(pointer="", line=line, cause="nested too deep to be a plan", remedy="restore that line")
 
 
 def oddity_finding(oddity: Oddity) -> Finding:
@@ -38,6 +45,12 @@ def findings_of(error: ValidationError, data: object, lines: Lines) -> list[Find
 
 
 def _finding(details: ErrorDetails, data: object, lines: Lines) -> Finding:
+    if details["type"] == "json_invalid":  # pydantic reads more strictly: a half of a character, deep nesting
+        cause, _, place = details["msg"].removeprefix("Invalid JSON: ").rpartition(" at line ")
+        line = re.match(r"\d+", place)
+        return Finding(
+            pointer="", line=int(line[0]) if line else 1, cause=f"not JSON: {cause}", remedy="restore the line"
+        )
     pointer, value = _place(details, data)
     cause, remedy = _words(details, value)
     return Finding(pointer=pointer, line=nearest_line(lines, pointer), cause=cause, remedy=remedy)
@@ -58,6 +71,9 @@ def _words(details: ErrorDetails, value: object) -> tuple[str, str]:
     """Cause and remedy."""
     kind = details["type"]
     context = details.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        right = _PATTERNS.get(str(context["pattern"]), "what the schema says")
+        return f"{_shown(value)} is not allowed here", f"write {right}"
     name = str(details["loc"][-1]) if details["loc"] else ""
     shown = _shown(value)
     if kind == "missing":
@@ -81,6 +97,8 @@ def _words(details: ErrorDetails, value: object) -> tuple[str, str]:
         return f"{shown} is not one of {allowed}", f"write {allowed}"
     if kind == "greater_than_equal":
         return f"{shown} is too small", f"write a whole number from {context['ge']} on"
+    if kind == "less_than_equal":
+        return f"{shown} is too large", f"write a whole number up to {context['le']}"
     if kind in ("too_long", "too_short", "missing_argument"):
         return f"{shown} has not the right number of items", f"write {context.get('max_length', 2)} items"
     expected = _EXPECTED.get(kind)
@@ -89,6 +107,7 @@ def _words(details: ErrorDetails, value: object) -> tuple[str, str]:
     return details["msg"][:1].lower() + details["msg"][1:], "see plans/schema.json for what is allowed here"
 
 
+_PATTERNS = {NAME: NAME_IN_WORDS, BACKING: '"cpu" or "cuda:N"'}
 _EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -103,6 +122,7 @@ _EXPECTED = {
     "dict_type": "an object",
     "model_type": "an object",
     "model_attributes_type": "an object",
+    "argument_size": f"a number of no more than {MOST_DIGITS} digits",
     "argument": "null, true, false, a number, text or a list",
 }
 

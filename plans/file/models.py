@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic_core import PydanticCustomError
 
 from hydraplan.plans.language import steps
+from hydraplan.plans.language.names import NAME
 from hydraplan.plans.language.plan import FORMAT, Plan
 from hydraplan.plans.language.steps import Step
 
@@ -68,7 +69,19 @@ AT_LEAST_ONE = {
     "update_bytes_per_s",
     "update_workers",
 }
-ANY_SIGN = {"seed"}
+LARGEST = 2**63 - 1
+"""Of all whole numbers but arguments: what a machine word holds, and what torch takes."""
+MOST_DIGITS = 300
+"""Of a whole number that is an argument."""
+AT_MOST = {"threads": 1024, "update_workers": 1024}
+"""More threads than any machine has."""
+BACKING = r"^(cpu|cuda:[0-9]{1,4})$"
+PATTERNS: dict[tuple[str, str], str] = {
+    ("Job", "name"): NAME,
+    ("Device", "name"): NAME,
+    ("Device", "backing"): BACKING,
+}
+"""(dataclass, field) -> what the text has to match."""
 MAPPINGS = {"arguments", "gradient_bytes", "pad"}
 """Fields that are pairs in the dataclass and an object in the file."""
 BY_NAME = {"arguments", "pad"}
@@ -97,7 +110,10 @@ def model_of(row: Row) -> type[FileObject]:
         default: Any = ... if part.default is MISSING else part.default
         if operation is not None and operation[0] == "spill" and part.name == "what":
             default = ...  # it tells the two kinds of spill apart
-        annotation = _annotated[_annotation(part.name, hints[part.name]), Field(description=described.get(part.name))]
+        pattern = PATTERNS.get((row.__name__, part.name))
+        annotation = _annotated[
+            _annotation(part.name, hints[part.name]), Field(description=described.get(part.name), pattern=pattern)
+        ]
         parts[part.name] = (annotation, default)
     return create_model(row.__name__, __base__=FileObject, __doc__=inspect.getdoc(row), **parts)
 
@@ -128,7 +144,7 @@ def _annotation(name: str, hint: Any) -> Any:
     if origin in (Union, UnionType):
         return _union[tuple(_annotation(name, each) for each in arguments)]
     if hint is int:
-        return int if name in ANY_SIGN else Annotated[int, Field(ge=1 if name in AT_LEAST_ONE else 0)]
+        return _annotated[int, Field(ge=1 if name in AT_LEAST_ONE else 0, le=AT_MOST.get(name, LARGEST))]
     return hint
 
 
@@ -149,6 +165,8 @@ def _plain(value: Any) -> Any:
         raise PydanticCustomError("argument", "an argument cannot be an object")
     if isinstance(value, list):
         return [_plain(each) for each in value]
+    if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+        raise PydanticCustomError("argument_size", "an argument of more digits than a number may have")
     return value
 
 

@@ -11,7 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\n')
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[^\s{}\[\],:"]+|\n')
+
+
+DEEPEST = 60
+"""Brackets within brackets: a plan has a dozen, a workload fewer."""
+LONGEST = 40
+"""Characters of a number that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +36,22 @@ class Oddity:
 def escape(part: str) -> str:
     """One part of a JSON pointer (RFC 6901)."""
     return part.replace("~", "~0").replace("/", "~1")
+
+
+def line_nested_deeper(text: str, depth: int) -> int:
+    """The line in which a text nests deeper than `depth` for the first time; 1: it does not."""
+    line, open_now = 1, 0
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if token == "\n":
+            line += 1
+        elif token in "[{":
+            open_now += 1
+            if open_now > depth:
+                return line
+        elif token in "]}":
+            open_now -= 1
+    return 1
 
 
 def nearest_line(lines: Mapping[str, int], pointer: str) -> int:
@@ -110,7 +132,8 @@ class Lines(Mapping[str, int]):
                     path.append(pointer)
                     index.append(0 if token == "[" else None)
                 elif _not_a_number(token):
-                    self._oddities.append(Oddity(pointer=pointer, line=line, key=None, text=token, first_line=line))
+                    text = token if len(token) <= LONGEST else f"a number of {len(token)} digits"
+                    self._oddities.append(Oddity(pointer=pointer, line=line, key=None, text=text, first_line=line))
 
 
 def _not_a_number(token: str) -> bool:

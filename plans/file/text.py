@@ -7,14 +7,16 @@ for equal plans. Equal: `loads(dumps(plan)).plan == plan`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isinf
 from typing import Any
 
 from pydantic import ValidationError
 
-from hydraplan.plans.file.complaints import findings_of, oddity_finding, syntax_finding
-from hydraplan.plans.file.models import MAPPINGS, OPERATIONS, file_model, to_row
+from hydraplan.plans.file.complaints import depth_finding, findings_of, oddity_finding, syntax_finding
+from hydraplan.plans.file.models import MAPPINGS, MOST_DIGITS, OPERATIONS, file_model, to_row
 from hydraplan.plans.file.positions import Lines
 from hydraplan.plans.language.errors import InvalidPlanError
 from hydraplan.plans.language.facts import Facts, Layout
@@ -27,6 +29,8 @@ WIDTH = 2_000
 WRAP = 100
 """Characters of a line of numbers."""
 
+_LONG = re.compile(rf"\d{{{MOST_DIGITS + 20},}}")
+"""Digits of a number that no float holds; read as 0, and told."""
 _SPREAD = (Plan, Workload, Cluster, Facts, Layout, Decisions, PhaseDecision, Phase, Predictions)
 """Written over several lines; every other object is one line."""
 _STEP_ORDER = ("device", "op", "job", "slab", "shard", "microbatch", "what", "microbatches", "keep", "step")
@@ -48,16 +52,12 @@ class Document:
 def loads(text: str) -> Document:
     """Read a plan. Raises InvalidPlanError with everything in the text that is not a plan's."""
     lines = Lines(text)
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidPlanError([syntax_finding(error)]) from None
-    except RecursionError:
-        raise InvalidPlanError([syntax_finding(None)]) from None
-    odd = [oddity_finding(oddity) for oddity in lines.oddities]
+    readable = _LONG.sub("0", text) if _LONG.search(text) else text
+    data, odd_somewhere = _as_json(readable)
+    odd = [oddity_finding(oddity) for oddity in lines.oddities] if odd_somewhere or readable is not text else []
     said = {finding.pointer for finding in odd}
     try:
-        model = file_model().model_validate_json(text)
+        model = file_model().model_validate_json(readable)
     except ValidationError as error:
         findings = [finding for finding in findings_of(error, data, lines) if finding.pointer not in said]
         findings = sorted(odd + findings, key=lambda finding: finding.line or 0)
@@ -67,6 +67,33 @@ def loads(text: str) -> Document:
     notes: dict[str, str] = {}
     plan: Plan = to_row(model, "", notes)
     return Document(plan=plan, lines=lines, notes=notes)
+
+
+def _as_json(text: str) -> tuple[object, bool]:
+    """The text as JSON's own values, and whether something in it is odd: a key twice, or a number that JSON has not.
+
+    Raises InvalidPlanError where it is no JSON."""
+    odd: list[object] = []
+
+    def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            odd.append(pairs)
+        return found
+
+    def finite(digits: str) -> float:
+        value = float(digits)
+        if isinf(value):
+            odd.append(value)
+        return value
+
+    try:
+        data = json.loads(text, object_pairs_hook=distinct, parse_float=finite, parse_constant=odd.append)
+    except json.JSONDecodeError as error:
+        raise InvalidPlanError([syntax_finding(error)]) from None
+    except RecursionError:
+        raise InvalidPlanError([depth_finding(text)]) from None
+    return data, bool(odd)
 
 
 def dumps(plan: Plan, notes: Mapping[str, str] | None = None) -> str:

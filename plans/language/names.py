@@ -1,9 +1,15 @@
-"""Names that a person may have mistyped."""
+"""Names: what they may be, and which may have been meant by one that is mistyped."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""Of jobs and devices, in workloads and plans alike; so none is "." or ".."."""
+NAME_IN_WORDS = "a name of letters, digits and . _ -, at most 100"
+CALLABLE = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*$"
+"""`package.module:callable`."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

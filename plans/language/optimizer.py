@@ -10,10 +10,13 @@ a device.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 from hydraplan.plans.language.errors import WorkloadError
-from hydraplan.plans.language.workload import Precision, Target
+from hydraplan.plans.language.workload import Precision, Target, Value
 
 ARGUMENTS = {
     "SGD": {"lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"},
@@ -23,8 +26,54 @@ ARGUMENTS = {
 """Arguments of torch.optim that change the numbers; the fused kernel is always used."""
 
 
+NOT_NEGATIVE = "a number from 0"
+RIGHT = {
+    "lr": NOT_NEGATIVE,
+    "momentum": NOT_NEGATIVE,
+    "dampening": "a number",
+    "weight_decay": NOT_NEGATIVE,
+    "eps": NOT_NEGATIVE,
+    "betas": "two numbers, each from 0, below 1",
+    "nesterov": "true or false",
+    "maximize": "true or false",
+    "amsgrad": "true or false",
+}
+"""What each argument may be."""
+
 MASTER = "master"
 """The state of an update that is the fp32 value of a bf16 parameter."""
+
+
+def wrong_arguments(optimizer: Target) -> Iterator[tuple[str, str, str]]:
+    """(argument, what is wrong with its value, what would be right), of arguments that the optimizer takes."""
+    arguments = dict(optimizer.arguments)
+    for name in sorted(ARGUMENTS.get(optimizer.path, set()) & set(arguments)):
+        value = arguments[name]
+        if not _is_right(name, value):
+            yield name, f"{name} is {_shown(value)}", f"write {RIGHT[name]}"
+    if arguments.get("nesterov") is True and (not arguments.get("momentum") or arguments.get("dampening")):
+        yield "nesterov", "nesterov needs a momentum, and no dampening", "give a momentum, or take nesterov out"
+
+
+def _is_right(name: str, value: Value) -> bool:
+    match RIGHT[name]:
+        case "true or false":
+            return isinstance(value, bool)
+        case "two numbers, each from 0, below 1":
+            return isinstance(value, tuple) and len(value) == 2 and all(_number(each, 0, 1) for each in value)
+        case "a number":
+            return _number(value, -inf, inf)
+        case _:
+            return _number(value, 0, inf)
+
+
+def _number(value: Value, least: float, below: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < below
+
+
+def _shown(value: Value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

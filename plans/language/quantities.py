@@ -14,6 +14,8 @@ BINARY = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 BITS = {"KBIT": 10**3, "MBIT": 10**6, "GBIT": 10**9}
 """Network and bus rates are often given in bits; sizes never are."""
 
+LONGEST = 60
+"""Characters of a quantity."""
 _QUANTITY = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 
@@ -42,8 +44,8 @@ def parse_rate(text: str) -> int:
 
 def _split(text: str, advice: str) -> tuple[Decimal, str]:
     match = _QUANTITY.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r}: {advice}")
+    if match is None or len(text) > LONGEST:
+        raise ValueError(f"{text[:LONGEST]!r}: {advice}")
     return Decimal(match[1].replace("_", "")), match[2]
 
 

@@ -92,10 +92,10 @@ def test_the_original_classes_load_the_weights(tmp_path: Path) -> None:
 
 
 def test_the_record_compares_and_times_every_step(tmp_path: Path) -> None:
-    plan = real_plan([lm_job("a"), lm_job("b/lr=0.1")], repeat=2)
+    plan = real_plan([lm_job("a"), lm_job("b-lr0.1")], repeat=2)
     result = execute(plan, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert [job["job"] for job in record["jobs"]] == ["a", "b/lr=0.1"]
+    assert [job["job"] for job in record["jobs"]] == ["a", "b-lr0.1"]
     assert record["jobs"][0]["predicted_finish_us"] == plan.predictions.jobs[0].finish_us
     assert 0 < record["jobs"][0]["finish_us"] <= record["makespan_us"] == result.makespan_us
     (phase,) = record["phases"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hydraplan.planner.processes.collector import collector_paused
 from hydraplan.plans.language.digests import lists_edited
 from hydraplan.plans.language.plan import Plan, Predictions
 from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration
@@ -25,8 +26,9 @@ def check(plan: PlanFile, /, *, as_json: AsJson = False) -> int:
         $ hydraplan check plan.json
     """
     output = Output(as_json=as_json)
-    read = read_sound_plan(plan, output).plan
-    now = predict(read)
+    with collector_paused():
+        sound = read_sound_plan(plan, output)
+        read, now = sound.plan, predict(sound.plan, sound.simulated())
     edited, changes = lists_edited(read), differences(read.predictions, now)
     output.json({"valid": True, "findings": [], "lists_edited": edited, "predictions_changed": changes})
     if edited:

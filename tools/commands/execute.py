@@ -39,7 +39,7 @@ def execute(
         $ hydraplan execute plan.json -o run
     """
     said = Output(as_json=as_json, quiet=quiet)
-    document = read_sound_plan(plan, said)  # before torch is imported, so that a mistake is told at once
+    document = read_sound_plan(plan, said).document  # before torch is imported, so that a mistake is told at once
     jobs = document.plan.workload.jobs
     said.progress("this plan imports and calls:")
     for line in code_lines(jobs):

@@ -9,11 +9,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hydraplan.planner.lists.rates import split
+from hydraplan.planner.processes.collector import collector_paused
 from hydraplan.plans.language.digests import lists_edited
 from hydraplan.plans.language.facts import Layout
 from hydraplan.plans.language.plan import Placement, Plan
 from hydraplan.plans.language.quantities import format_bytes, format_count, format_duration, format_percent
-from hydraplan.plans.prediction.simulate import Simulation, simulate
+from hydraplan.plans.prediction.simulate import Simulation
 from hydraplan.tools.code import code_rows, shown_call, shown_jobs
 from hydraplan.tools.commands.arguments import AsJson, PlanFile
 from hydraplan.tools.output import Output, figures, names, text
@@ -33,8 +34,9 @@ def inspect(plan_file: PlanFile, /, *, timeline: Timeline = None, as_json: AsJso
         $ hydraplan inspect plan.json --timeline plan.trace.json
     """
     output = Output(as_json=as_json)
-    plan = read_sound_plan(plan_file, output).plan
-    simulation = simulate(plan)
+    with collector_paused():
+        sound = read_sound_plan(plan_file, output)
+        plan, simulation = sound.plan, sound.simulated()
     if timeline is not None:
         write_text(timeline, predicted_timeline(plan, simulation))
         output.progress(f"timeline in {timeline}: open it with Perfetto")

@@ -169,8 +169,8 @@ def test_a_sweep_is_a_grid_of_named_jobs() -> None:
         ('model.activation_function = ["gelu new", "relu"]', ["small-gelu_new", "small-relu"]),
         ("optimizer.betas = [[0.9, 0.95]]", ["small-betas0.9_0.95"]),
         (
-            "optimizer.lr = [1e30, 1e-30, -1e30, 1.0, 1]",
-            [f"small-lr{each}" for each in ("1e30", "1e-30", "-1e30", "1.0", "1")],
+            "optimizer.lr = [1e30, 1e-30, 0.0, 1.0, 1]",
+            [f"small-lr{each}" for each in ("1e30", "1e-30", "0.0", "1.0", "1")],
         ),
         (f"model.n_layer = [{'9' * 80}, {'9' * 81}]", [f"small-n_layer{'9' * 16}-no{each}" for each in (0, 1)]),
     ],
