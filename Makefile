@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PYTEST_FLAGS ?= -n auto
 
-.PHONY: help install demo test lint format bench families clean
+.PHONY: help install demo test test-long lint format bench families clean
 
 help:
 	@echo "make demo              plan, inspect and execute the sweep of tools/demo"
 	@echo "make test              lint, types, import contract and tests, as CI runs them"
+	@echo "make test-long         what takes minutes: runs killed and disks full at every moment, soak"
 	@echo "make lint              the same without the tests"
 	@echo "make format            reformat the source"
 	@echo "make families          every family of transformers, to the bit: tools/families/TABLE.md (resumable, under an hour)"
@@ -35,6 +36,9 @@ lint: $(INSTALLED)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-long: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(PYTEST_FLAGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

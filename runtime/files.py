@@ -9,7 +9,6 @@ Each raises OSError where the system does, and leaves what was there before.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -18,8 +17,6 @@ from pathlib import Path
 
 PARTIAL = ".partial"
 """Folder of what is being written."""
-_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
-"""What file systems say that cannot sync a folder."""
 
 
 class Disk:
@@ -78,8 +75,7 @@ class Files:
             for each in sorted(partial.rglob("*")):
                 if each.is_file():
                     self._sync_file(each)
-            for each in (partial, *(each for each in partial.rglob("*") if each.is_dir())):
-                self._sync_folder(each)
+            self._sync_folder(partial)
             self.disk.rename(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -106,11 +102,9 @@ class Files:
             os.close(file)
 
     def _sync_folder(self, path: Path) -> None:
-        try:
+        """So that names outlive the machine, too; not every file system can. The files themselves are on the disk."""
+        with suppress(OSError):
             self._sync_file(path)
-        except OSError as error:
-            if error.errno not in _NOT_SYNCED:
-                raise
 
 
 class Log:
@@ -139,16 +133,16 @@ class Log:
         self._size += len(self._held)
         self._held = b""
 
+    def sync(self) -> None:
+        """Raises OSError where not all rows so far are on the disk."""
+        self.append()
+        if self._file is not None:
+            self._files.disk.sync(self._path, self._file)
+
     def close(self) -> None:
-        """Raises OSError where rows are lost with it."""
-        try:
-            self.append()
-            if self._file is not None:
-                self._files.disk.sync(self._path, self._file)
-        finally:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def write_all(disk: Disk, path: Path, file: int, data: bytes) -> None:

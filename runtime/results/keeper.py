@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from types import TracebackType
 
+from hydraplan.planner.frontend.users.usercode import said
 from hydraplan.plans.file.strict import dumps_strict
 from hydraplan.plans.file.text import dumps
 from hydraplan.plans.language.errors import RunError
@@ -46,6 +47,7 @@ class Keeper:
         """Files that could not be written, and why."""
         self._status: RunStatus = "preparing"
         self._message: str | None = None
+        self._ended_by: BaseException | None = None
         self._so_far: Callable[[], Trained] | None = None
         self.trained: Trained | None = None
         """What was timed and counted, once all is over."""
@@ -99,12 +101,7 @@ class Keeper:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Write what is left. An interrupt meanwhile is raised when all is written; a second one leaves at once."""
-        if error is None:
-            self._status = "finished"
-        elif isinstance(error, KeyboardInterrupt):
-            self._status = "interrupted"
-        else:
-            self._status, self._message = "failed", f"{type(error).__name__}: {error}"
+        self._ended_by = error
         self._given.put(None)
         try:
             self._over.wait()
@@ -195,21 +192,33 @@ class Keeper:
 
     def _close_losses(self) -> None:
         for job, log in self._losses.items():
-            try:
-                log.close()
-            except OSError as error:
-                self.unwritten[str(self._run.losses(job).relative_to(self._run.root))] = str(error)
+            self._twice(str(self._run.losses(job).relative_to(self._run.root)), log.sync)
+            log.close()
 
     def _write_last_record(self) -> None:
+        error = self._ended_by
+        if error is None:
+            self._status = "finished"
+        elif isinstance(error, KeyboardInterrupt):
+            self._status = "interrupted"
+        else:
+            self._status, self._message = "failed", said(error)
         assert self._so_far is not None
         self.trained = self._so_far()
         for job, failure in self.trained.failures.items():
             if self.jobs[job].error is None:
                 self.jobs[job].status, self.jobs[job].error = "failed", failure.message
+        self._twice(self._run.record.name, self._write_record)
+
+    def _twice(self, name: str, write: Callable[[], None]) -> None:
+        """What fails for a moment is no loss."""
         try:
-            self._write_record()
-        except OSError as error:
-            self.unwritten[self._run.record.name] = str(error)
+            write()
+        except OSError:
+            try:
+                write()
+            except OSError as error:
+                self.unwritten[name] = str(error)
 
     def _try_record(self) -> None:
         """While the run goes on, a record that cannot be written is only older than it might be."""
@@ -249,6 +258,11 @@ class _LossLog:
                 self._log.append(rows)
             except OSError:
                 return
+
+    def sync(self) -> None:
+        """Raises OSError where rows are not on the disk."""
+        with self.lock:
+            self._log.sync()
 
     def close(self) -> None:
         with self.lock:
