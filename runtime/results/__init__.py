@@ -11,5 +11,6 @@
 
 Weights are there as soon as their job has finished, each file whole or not at all, whenever the run ends.
 
-directory (names, lock) -> record -> keeper (writes while jobs train; weights by runtime.saving)        result (what `execute` gives)
+directory (names, lock) -> record -> keeper (writes while jobs train; weights by runtime.saving)
+result: what `execute` gives
 """
