@@ -112,6 +112,7 @@ def _result(plan: Plan, keeper: Keeper, directory: Path) -> RunResult:
                 finish_us=finish[name],
                 error=job.error,
                 weights=directory / job.folder if job.saved else None,
+                notes=job.notes,
                 buckets=trained.buckets.get(name, ()),
             )
             for name, job in keeper.jobs.items()

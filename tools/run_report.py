@@ -38,6 +38,8 @@ class JobReport:
     finish_us: int | None
     """None: the run has not ended, or was killed."""
     error: str | None
+    notes: tuple[str, ...]
+    """What has to be told of its weights."""
     weights: Path | None
     """Folder of its final weights, which are whole; None: there are none."""
     devices: tuple[str, ...]
@@ -184,6 +186,7 @@ def _job(directory: Path, row: dict[str, Any], devices: tuple[str, ...]) -> JobR
         predicted_finish_us=row["predicted_finish_us"],
         finish_us=row["finish_us"],
         error=row["error"],
+        notes=tuple(row.get("notes", ())),
         weights=folder if saved else None,
         devices=devices,
     )

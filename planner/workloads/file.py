@@ -279,6 +279,7 @@ class _Reader:
             precision=table.precision,
             checkpoint=checkpoint,
             lengths=table.lengths.lengths() if table.lengths is not None else None,
+            base=table.base,
         )
 
     def model(self, table: ModelTable, path: str) -> tuple[Target, Checkpoint | None]:

@@ -276,6 +276,11 @@ class JobTable(Table):
         '"fp32"; "bf16" (parameters in bf16, with fp32 masters); or "autocast" (bf16 where it is safe)',
         default="fp32",
     )
+    base: bool = key(
+        "of a peft model: save the model that it adapts too; without it: its adapters alone",
+        "true or false",
+        default=False,
+    )
 
 
 TableType = TypeVar("TableType", bound=Table)

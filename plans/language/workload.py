@@ -114,7 +114,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One model to train. Everything here is part of the job's numerics but for its name."""
+    """One model to train. Everything here is part of the job's numerics but for its name and `base`."""
 
     name: str
     model: Target
@@ -135,6 +135,8 @@ class Job:
     differ from the checkpoint's."""
     lengths: Lengths | None = None
     """Null: all items are of one size."""
+    base: bool = False
+    """Whether the model that a peft model adapts is saved beside its adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

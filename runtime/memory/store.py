@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hydraplan.planner.frontend.models.freed import Freed
+from hydraplan.planner.frontend.models.saved import Form
 from hydraplan.planner.frontend.shards.program import BuiltModel, ShardedGraph, SlabLayout, TensorLayout
 from hydraplan.plans.language.errors import RunError
 from hydraplan.plans.language.optimizer import MASTER, State
@@ -63,6 +64,9 @@ class SavedTensors:
     """state_dict name -> name of the graph's tensor, or of one in `unread`."""
     unread: Mapping[str, Tensor]
     model: nn.Module | None
+    form: Form
+    trained: frozenset[str]
+    """Of the names' sources those that training changes: what is updated, and buffers that forwards update."""
 
 
 class HostStore:
@@ -106,15 +110,32 @@ class HostStore:
         extra = {name: tensor.detach() for name, tensor in model.tensors.items() if name not in tensors}
         # persistent tensors that no shard reads as the graph is cut
         self._saved[job] = SavedTensors(
-            names=dict(model.saved_names), unread={**model.unread, **extra}, model=model.model
+            names=dict(model.saved_names),
+            unread={**model.unread, **extra},
+            model=model.model,
+            form=model.form,
+            trained=frozenset(
+                entry.name
+                for slab in graph.slabs
+                for entry in slab.entries
+                if entry.offset_bytes < slab.trainable_bytes + slab.buffer_bytes
+            ),
         )
 
     def slab(self, job: str, slab: str) -> HostSlab:
         return self._slabs[job, slab]
 
     def model(self, job: str) -> nn.Module | None:
-        """The job's model, where it is one of transformers; its tensors lie in the store."""
+        """The job's model, where it takes part in its saving; its tensors lie in the store."""
         return self._saved[job].model
+
+    def form(self, job: str) -> Form:
+        return self._saved[job].form
+
+    def trained(self, job: str) -> frozenset[str]:
+        """The names in `state` of what training has changed."""
+        saved = self._saved[job]
+        return frozenset(name for name, source in saved.names.items() if source in saved.trained)
 
     def state(self, job: str) -> dict[str, Tensor]:
         """The job's state under the names of its model's state_dict, not copied: tied names have one tensor.
@@ -122,11 +143,11 @@ class HostStore:
         Each seems to have memory of its own, as what writes files wants it: views of one slab would look tied.
         """
         saved, tensors = self._saved[job], self._tensors[job]
-        alone = {
-            source: _alone(tensors[source] if source in tensors else saved.unread[source])
+        apart = {
+            source: alone(tensors[source] if source in tensors else saved.unread[source])
             for source in dict.fromkeys(saved.names.values())
         }
-        return {name: alone[source] for name, source in saved.names.items()}
+        return {name: apart[source] for name, source in saved.names.items()}
 
     def state_dict(self, job: str) -> dict[str, Tensor]:
         """A copy of the same; tied names get a copy each."""
@@ -143,11 +164,11 @@ class HostStore:
             for name, tensor in slab.optimizer.tensors.items() if owner == job else ():
                 kind, _, source = name.partition("/")
                 if kind == MASTER:
-                    masters[first[source]] = _alone(tensor)
+                    masters[first[source]] = alone(tensor)
         return masters
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def alone(tensor: Tensor) -> Tensor:
     """The same memory as a storage of its own; a copy where it is not dense in order."""
     if not tensor.numel():  # numpy's stride of nothing is 0, which no view by bytes may have
         return torch.empty(tensor.shape, dtype=tensor.dtype)

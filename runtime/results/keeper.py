@@ -160,7 +160,7 @@ class Keeper:
 
         def write(folder: Path) -> None:
             try:
-                write_weights(folder, told.job, self._store)
+                told.notes = write_weights(folder, told.job, self._store)
             except RunError as error:  # the weights are there, but not all else
                 beside.append(error)
 

@@ -40,6 +40,8 @@ class Progressed:
     error: str | None = None
     saved: bool = False
     """Whether its weights are in their place."""
+    notes: tuple[str, ...] = ()
+    """What has to be told of them."""
 
     @property
     def folder(self) -> str:
@@ -102,6 +104,7 @@ def _job_row(job: Progressed, finish_us: int | None) -> dict[str, object]:
         "finish_us": finish_us,
         "error": job.error,
         "weights": job.folder if job.saved else None,
+        "notes": list(job.notes),
     }
 
 

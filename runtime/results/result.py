@@ -23,6 +23,8 @@ class JobResult:
     """Why it failed, and at which step; None: it did not."""
     weights: Path | None
     """Folder of its final weights; None where there are none."""
+    notes: tuple[str, ...] = ()
+    """What has to be told of its weights: what is not saved, or in another form than its library's."""
     buckets: tuple[int, ...] = ()
     """Of a job with lengths: the bucket of every training step whose batch was made."""
 

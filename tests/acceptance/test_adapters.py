@@ -59,7 +59,7 @@ def test_equals_the_plain_loop(job: Job, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_peft_equals_the_plain_loop(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    job = whole_job("support.adapters:peft_llama", {}, name="peft")
+    job = whole_job("support.adapters:peft_llama", {}, name="peft", base=True)
     expected = plain_loop(job)
     made = plan(Workload(cluster=cluster(1, budget_bytes=300_000), jobs=(job,)))
     found = run(made, tmp_path / "run")["peft"]

@@ -69,6 +69,8 @@ def show(report: Report, output: Output) -> None:
             output.line(f"{job.name}: {job.error}")
         elif job.last_loss is not None and not math.isfinite(job.last_loss):
             output.line(f"warning: the last loss of {job.name} is {job.last_loss}")
+        for note in job.notes:
+            output.line(f"{job.name}: {note}")
     rows = [
         (
             job.name,

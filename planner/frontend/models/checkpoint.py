@@ -29,6 +29,10 @@ CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MASTERS = "masters.safetensors"
+"""What a job in bf16 saves beside its weights: the fp32 masters of its trained parameters."""
+BASE = "base"
+"""Folder within that of adapters: the model that they adapt."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 NOT_CARRIED = (*PICKLES, ".safetensors", ".index.json", ".h5", ".msgpack", ".gguf", ".onnx")
 """Endings of weights in any form: results have their own."""

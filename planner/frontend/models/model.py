@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hydraplan.planner.frontend.models.configurations import own_configuration
 from hydraplan.planner.frontend.models.loading import Loaded, empty_model
+from hydraplan.planner.frontend.models.saved import refuse_idle_base
 from hydraplan.planner.frontend.users.imports import arguments_of, load
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.workload import Job, Precision
@@ -105,6 +106,7 @@ def make_loss(job: Job, loaded: Loaded | None = None) -> Loss:
     """The job's model under its loss. Without `loaded` it is made here, with no tensor of a checkpoint read."""
     if loaded is None:
         loaded = empty_model(job) if job.checkpoint is not None else Loaded(model=make_model(job))
+    refuse_idle_base(job, loaded.model)
     function = None
     if job.loss is not None:
         named = load(job.loss.path)

@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from hydraplan.planner.frontend.models.loading import graph_cause, load_model, read_into
 from hydraplan.planner.frontend.models.model import MODEL, make_loss
+from hydraplan.planner.frontend.models.saved import form_of, has_extra_state, unwrapped
 from hydraplan.planner.frontend.shards.program import BuiltModel
 from hydraplan.planner.frontend.tracing.alike import constant_name, name_in_code
 from hydraplan.planner.frontend.tracing.trace import exported_buckets, named_tensors, naming_model, traced_buckets
@@ -57,6 +58,7 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
     """
     with seeded(job.seed), naming_model(job):
         module = make_loss(job, load_model(job) if job.checkpoint is not None else None)
+        form = form_of(module.model, job.checkpoint is not None or job.model.path.startswith("transformers:"))
         programs = exported_buckets(job, module, batch) if known is None else ()
     model, stored = module.model, module.stored
     if known is None:
@@ -84,15 +86,11 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
             unread={name: tensors[name].detach() for name in traced.unread},
             saved_names=traced.saved_names,
             stored={each.name: stored[each.name] for each in traced.placeholders if each.name in stored},
-            model=model if _saves_itself(job) else None,
+            model=unwrapped(model) if form.by != "state_dict" or has_extra_state(model) else None,
+            form=form,
         ),
         traced,
     )
-
-
-def _saves_itself(job: Job) -> bool:
-    """Whether the model is as its class makes it; what a callable returns may be changed, and its class not know."""
-    return job.checkpoint is not None or job.model.path.startswith("transformers:")
 
 
 def _constants(job: Job, programs: Sequence[ExportedProgram]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hydraplan.planner.frontend.models.checkpoint import Stored
 from hydraplan.planner.frontend.models.loading import read_into
+from hydraplan.planner.frontend.models.saved import Form
 from hydraplan.planner.frontend.tracing.keyed import CellKey
 
 
@@ -180,7 +181,8 @@ class BuiltModel:
     stored: Mapping[str, Stored] = field(default_factory=dict)
     """Those of `tensors` (and `masters`) whose values have still to be read from a checkpoint."""
     model: nn.Module | None = None
-    """The model itself, where it is one of transformers, which know how they are saved."""
+    """The model itself, without what was wrapped around it, where it takes part in its saving."""
+    form: Form = field(default_factory=Form)
 
     def move(self, name: str, target: Tensor) -> None:
         """Bring a tensor's values to memory of its shape and dtype, and free what it had."""

@@ -28,6 +28,7 @@ from hydraplan.planner.frontend.models.conversions import converting_fake_module
 from hydraplan.planner.frontend.models.fakes import making_fakes, without_values
 from hydraplan.planner.frontend.models.model import MODEL, Loss, make_loss
 from hydraplan.planner.frontend.models.quiet import quiet
+from hydraplan.planner.frontend.models.saved import saved_names
 from hydraplan.planner.frontend.tracing.alike import as_one, constant_name
 from hydraplan.planner.frontend.tracing.buffers import written_back
 from hydraplan.planner.frontend.tracing.cuts import cut_positions, recomputed_nodes
@@ -159,9 +160,8 @@ def traced_module(
     _check_loss(job, loss.all_input_nodes)
     placeholders = tuple(described[node.name] for node in graph.nodes if node.op == "placeholder")
     recomputed = recomputed_nodes(nodes, described, evaluation)
-    canonical = canonical_names(module.model)
     read = {each.name for each in placeholders}
-    saved = {name: canonical[name] for name in module.model.state_dict(keep_vars=True)}
+    saved = saved_names(module.model)
     return TracedGraph(
         digest=_digest(graph, placeholders, job.precision),
         precision=job.precision,
@@ -229,7 +229,7 @@ def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dic
     aliases: dict[str, list[str]] = defaultdict(list)
     for name, first in canonical.items():
         aliases[first].append(name)
-    persistent = set(module.model.state_dict(keep_vars=True))
+    persistent = set(saved_names(module.model).values())
     keys, _ = tree_flatten({name: name for name in _batch_names(program)})
     batch_names = iter(keys)
     kept: dict[str, Placeholder] = {}
@@ -253,7 +253,7 @@ def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dic
                 role=role,
                 aliases=names,
                 trainable=trainable,
-                persistent=any(each in persistent for each in names),
+                persistent=name in persistent,
             )
         described[node] = kept[name]
     return described
