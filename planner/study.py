@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hydraplan.planner.costs.facts import graph_facts
 from hydraplan.planner.frontend.models.fingerprints import fingerprints
+from hydraplan.planner.frontend.models.masters import unread_masters
 from hydraplan.planner.frontend.shards.build import same_graph_cause
 from hydraplan.planner.frontend.tracing.trace import trace
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
@@ -69,7 +70,7 @@ class Study:
     """Job -> graph name."""
     fingerprints: tuple[Fingerprint, ...]
     notices: tuple[str, ...]
-    """What the user should know of the data, such as items that are dropped."""
+    """What the user should know of data and checkpoints: items that are dropped, masters that are not read."""
 
     def facts_of(self, job: str) -> Graph:
         return self.facts[self.graph_of[job]]
@@ -101,7 +102,8 @@ def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
         if name not in graphs or facts[name].construction_bytes < found.construction_bytes:
             graphs[name], facts[name] = graph, replace(found, name=name)
         name_of[cause] = name
-    notices = tuple(dict.fromkeys(each.dropped for each in data.values() if each.dropped is not None))
+    dropped = dict.fromkeys(each.dropped for each in data.values() if each.dropped is not None)
+    notices = (*dropped, *unread_masters(jobs))
     return Study(
         jobs=tuple(jobs),
         graphs=graphs,

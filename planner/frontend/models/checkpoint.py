@@ -114,7 +114,7 @@ def read_weights(folder: str) -> tuple[Weights, ...]:
     path = Path(folder)
     refuse_links_out(path)
     if (path / WEIGHTS).is_file():
-        return (_read_header(path / WEIGHTS),)
+        return (read_header(path / WEIGHTS),)
     if (path / INDEX).is_file():
         return _read_shards(path)
     pickled = sorted(each.name for each in path.glob("*") if each.suffix in PICKLES and "model" in each.name)
@@ -140,7 +140,7 @@ def _read_shards(path: Path) -> tuple[Weights, ...]:
             f"{path} lacks {', '.join(missing[:3])}, {len(missing)} of its {len(files)} files of weights: "
             "copy the whole checkpoint"
         )
-    read = tuple(_read_header(path / name) for name in files)
+    read = tuple(read_header(path / name) for name in files)
     where = {name: each.file.name for each in read for name in each.tensors}
     wrong = sorted(name for name, file in placed.items() if where.get(name) != file)
     if wrong:
@@ -151,7 +151,8 @@ def _read_shards(path: Path) -> tuple[Weights, ...]:
     return read
 
 
-def _read_header(path: Path) -> Weights:
+def read_header(path: Path) -> Weights:
+    """The header of a safetensors file. Raises WorkloadError where it is none, or not whole."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -205,7 +206,8 @@ def digests(folder: str) -> Iterator[tuple[str, str]]:
     """
     config = json.dumps(read_config(folder), sort_keys=True)
     yield CONFIG, sha256(config.encode()).hexdigest()
-    for each in read_weights(folder):
+    masters = Path(folder) / MASTERS
+    for each in (*read_weights(folder), *([read_header(masters)] if masters.is_file() else [])):
         yield each.file.name, f"{format_bytes(each.size_bytes)}, sampled {_sampled(each)}"
 
 

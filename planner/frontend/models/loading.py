@@ -30,6 +30,7 @@ from hydraplan.planner.frontend.models.checkpoint import Stored, read_weights
 from hydraplan.planner.frontend.models.configurations import PARAMETER_DTYPE, checkpoint_class, checkpoint_configuration
 from hydraplan.planner.frontend.models.conversions import converting_fake_modules
 from hydraplan.planner.frontend.models.freed import Freed
+from hydraplan.planner.frontend.models.masters import stored_masters
 from hydraplan.planner.frontend.models.quiet import quiet
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.workload import Checkpoint, Job
@@ -59,6 +60,8 @@ class Loaded:
     model: nn.Module
     stored: Mapping[str, Stored] = field(default_factory=dict)
     """Name of a parameter or buffer -> where its values are to be read from; its memory was never written."""
+    masters: Mapping[str, Stored] = field(default_factory=dict)
+    """Of a bf16 job: parameter -> where its master is to be read from."""
     from_checkpoint: bool = False
 
 
@@ -185,7 +188,8 @@ def _placed(job: Job, values: Mapping[str, Tensor | Reading], stored: Mapping[st
             assert isinstance(value, Tensor)
             if (tensor.shape, tensor.stride(), tensor.dtype) == (value.shape, value.stride(), value.dtype):
                 unread[name] = source
-    return Loaded(model=model, stored=unread, from_checkpoint=True)
+    masters = stored_masters(job.checkpoint, model) if job.precision == "bf16" else {}
+    return Loaded(model=model, stored=unread, masters=masters, from_checkpoint=True)
 
 
 class _Touched(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -42,6 +42,7 @@ class Loss(nn.Module):
         super().__init__()
         self.model = loaded.model
         self.stored = loaded.stored
+        self.stored_masters = loaded.masters
         self.from_checkpoint = loaded.from_checkpoint
         self.loss = loss
         self.precision = precision

@@ -86,6 +86,11 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
             unread={name: tensors[name].detach() for name in traced.unread},
             saved_names=traced.saved_names,
             stored={each.name: stored[each.name] for each in traced.placeholders if each.name in stored},
+            stored_masters={
+                each.name: module.stored_masters[each.name]
+                for each in traced.placeholders
+                if each.trainable and each.name in module.stored_masters
+            },
             model=unwrapped(model) if form.by != "state_dict" or has_extra_state(model) else None,
             form=form,
         ),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hydraplan.planner.frontend.models.checkpoint import Stored
 from hydraplan.planner.frontend.models.loading import read_into
+from hydraplan.planner.frontend.models.masters import refuse_other_master
 from hydraplan.planner.frontend.models.saved import Form
 from hydraplan.planner.frontend.tracing.keyed import CellKey
 
@@ -180,22 +181,28 @@ class BuiltModel:
     """Of a job with bf16 parameters: trainable parameter -> its initial value in fp32."""
     stored: Mapping[str, Stored] = field(default_factory=dict)
     """Those of `tensors` (and `masters`) whose values have still to be read from a checkpoint."""
+    stored_masters: Mapping[str, Stored] = field(default_factory=dict)
+    """Those of `masters` that a checkpoint has itself."""
     model: nn.Module | None = None
     """The model itself, without what was wrapped around it, where it takes part in its saving."""
     form: Form = field(default_factory=Form)
 
     def move(self, name: str, target: Tensor) -> None:
         """Bring a tensor's values to memory of its shape and dtype, and free what it had."""
-        self._move(name, self.tensors[name], target)
+        self._move(self.stored.get(name), self.tensors[name], target)
 
     def move_master(self, name: str, target: Tensor) -> None:
-        """The same of a parameter's master."""
-        self._move(name, self.masters[name], target)
+        """The same of a parameter's master, once the parameter is moved. Raises WorkloadError where a checkpoint's does
+        not fit."""
+        own = self.stored_masters.get(name)
+        self._move(own or self.stored.get(name), self.masters[name], target)
+        if own is not None:
+            refuse_other_master(own, target, self.tensors[name])
 
-    def _move(self, name: str, value: Tensor, target: Tensor) -> None:
+    def _move(self, stored: Stored | None, value: Tensor, target: Tensor) -> None:
         with torch.no_grad():
-            if name in self.stored:
-                read_into(target, self.stored[name])
+            if stored is not None:
+                read_into(target, stored)
             else:
                 target.copy_(value)
         value.data = target
