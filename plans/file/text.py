@@ -138,7 +138,7 @@ class _Writer:
             yield indent + "]"
         elif field_names(value):
             line = indent + _compact(self.flat(value, pointer))
-            if len(line) <= WIDTH:
+            if len(line) <= WIDTH or type(value) in OPERATIONS:  # a step is a line, whatever its note
                 yield line
             else:
                 yield from self.spread(value, pointer, indent)

@@ -28,7 +28,7 @@ from hydraplan.plans.language.errors import Finding, InvalidPlanError
 from hydraplan.plans.language.plan import Fingerprint
 from hydraplan.plans.language.workload import Job
 
-OPEN = ("hydraplan.tools.bench", "hydraplan.tools.demo", "hydraplan.tools.families")
+OPEN = ("hydraplan.tools.bench", "hydraplan.tools.demo", "hydraplan.tools.families", "hydraplan.tools.fuzz")
 """Packages of our own that hold models and data."""
 TRANSFORMERS, TORCH = "transformers", "torch"
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
