@@ -11,7 +11,7 @@ PYTEST_FLAGS ?= -n auto
 help:
 	@echo "make demo              plan, inspect and execute the sweep of tools/demo"
 	@echo "make test              lint, types, import contract and tests, as CI runs them"
-	@echo "make test-long         what takes minutes: runs killed and disks full at every moment, soak"
+	@echo "make test-long         what takes minutes: runs killed and disks full at every moment, soak, thousands of mutants of plans"
 	@echo "make lint              the same without the tests"
 	@echo "make format            reformat the source"
 	@echo "make families          every family of transformers, to the bit: tools/families/TABLE.md (resumable, under an hour)"

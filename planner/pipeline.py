@@ -25,6 +25,7 @@ from hydraplan.planner.scheduling.instance import holds
 from hydraplan.planner.scheduling.schedule import Scheduled, SolverOptions, schedule
 from hydraplan.planner.study import Report, Study, firsts, quietly, study
 from hydraplan.plans.checking.check import check
+from hydraplan.plans.checking.references import replan_findings
 from hydraplan.plans.checking.workload import workload_findings
 from hydraplan.plans.language.digests import decisions_digest, facts_digest, lists_digest, lists_edited
 from hydraplan.plans.language.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
@@ -96,6 +97,9 @@ def replan(
     StalePlanError where the user's code or libraries have changed since the plan was made; InvalidPlanError where
     decisions contradict the workload, or the plan names what it may not call; InfeasibleError where they do not fit.
     """
+    wrong = replan_findings(edited)
+    if wrong:
+        raise InvalidPlanError(wrong)
     if lists_edited(edited) and not discard_edited_lists:
         raise WorkloadError(
             "the plan's lists were edited by hand and new lists would discard that; "

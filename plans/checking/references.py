@@ -48,6 +48,19 @@ def reference_findings(plan: Plan) -> list[Finding]:
     return found.findings
 
 
+def replan_findings(plan: Plan) -> list[Finding]:
+    """Names that lead nowhere in what new lists are made from: workload, decisions, and the graphs of the jobs.
+
+    Sizes and allowed cuts are derived anew, and old lists do not matter."""
+    found = Findings()
+    check_workload(plan.workload, found)
+    _check_bindings(plan, found)
+    jobs = [job.name for job in plan.workload.jobs]
+    _check_cut_jobs(plan, jobs, found)
+    _check_placements(plan, {}, found)
+    return found.findings
+
+
 # -- the workload -------------------------------------------------------------------------------------
 
 
@@ -81,6 +94,21 @@ def _check_state(plan: Plan, found: Findings) -> None:
 
 
 def _check_facts(plan: Plan, found: Findings) -> None:
+    _check_bindings(plan, found)
+    graphs = [graph.name for graph in plan.facts.graphs]
+    profiles = {device.profile for device in plan.workload.cluster.devices}
+    twice = Counter((layout.graph, layout.cuts) for layout in plan.facts.layouts)
+    for number, layout in enumerate(plan.facts.layouts):
+        at = f"/facts/layouts/{number}"
+        found.known(f"{at}/graph", "graph", layout.graph, graphs)
+        if twice[layout.graph, layout.cuts] > 1:
+            found.add(at, "another layout has the same graph and cuts", "delete one of the two")
+        for pointer, cause in _layout_faults(at, layout, profiles):
+            found.add(pointer, cause, f"restore it, or {PLAN_FROM}")
+
+
+def _check_bindings(plan: Plan, found: Findings) -> None:
+    """Each job has one graph, and that exists."""
     graphs = [graph.name for graph in plan.facts.graphs]
     jobs = [job.name for job in plan.workload.jobs]
     found.once("/facts/graphs", "graph", graphs)
@@ -92,15 +120,6 @@ def _check_facts(plan: Plan, found: Findings) -> None:
     for name in jobs:
         if name not in bound:
             found.add("/facts/jobs", f'there are no facts of job "{name}"', "plan the workload again")
-    profiles = {device.profile for device in plan.workload.cluster.devices}
-    twice = Counter((layout.graph, layout.cuts) for layout in plan.facts.layouts)
-    for number, layout in enumerate(plan.facts.layouts):
-        at = f"/facts/layouts/{number}"
-        found.known(f"{at}/graph", "graph", layout.graph, graphs)
-        if twice[layout.graph, layout.cuts] > 1:
-            found.add(at, "another layout has the same graph and cuts", "delete one of the two")
-        for pointer, cause in _layout_faults(at, layout, profiles):
-            found.add(pointer, cause, f"restore it, or {PLAN_FROM}")
 
 
 def _layout_faults(at: str, layout: Layout, profiles: set[str]) -> Iterable[tuple[str, str]]:
@@ -157,11 +176,11 @@ def _check_cuts(plan: Plan, found: Findings) -> dict[str, Layout]:
     graphs: dict[str, Graph] = {graph.name: graph for graph in plan.facts.graphs}
     graph_of = {job.job: graphs[job.graph] for job in plan.facts.jobs}
     layouts = {(layout.graph, layout.cuts): layout for layout in plan.facts.layouts}
-    found.once("/decisions/cuts", "job", [cut.job for cut in plan.decisions.cuts], "job")
+    _check_cut_jobs(plan, jobs, found)
     result: dict[str, Layout] = {}
     for number, cut in enumerate(plan.decisions.cuts):
         at = f"/decisions/cuts/{number}"
-        if not found.known(f"{at}/job", "job", cut.job, jobs):
+        if cut.job not in jobs:
             continue
         graph = graph_of[cut.job]
         if _check_positions(f"{at}/cuts", cut, graph, found):
@@ -172,10 +191,17 @@ def _check_cuts(plan: Plan, found: Findings) -> dict[str, Layout]:
                 )
             else:
                 result[cut.job] = layout
+    return result
+
+
+def _check_cut_jobs(plan: Plan, jobs: Sequence[str], found: Findings) -> None:
+    """Each job has its cuts, once."""
+    found.once("/decisions/cuts", "job", [cut.job for cut in plan.decisions.cuts], "job")
+    for number, cut in enumerate(plan.decisions.cuts):
+        found.known(f"/decisions/cuts/{number}/job", "job", cut.job, jobs)
     for name in jobs:
         if name not in {cut.job for cut in plan.decisions.cuts}:
             found.add("/decisions/cuts", f'there are no cuts of job "{name}"', "add them; an empty list is one shard")
-    return result
 
 
 def _check_positions(at: str, cut: Cuts, graph: Graph, found: Findings) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.toyplan import toy_layout, toy_phase, toy_plan, toy_workload
 
+from hydraplan.planner.pipeline import replan
 from hydraplan.plans.analysis import flow
 from hydraplan.plans.analysis.state import State
 from hydraplan.plans.checking.check import verify
@@ -208,3 +209,26 @@ def test_a_workload_made_in_python_is_held_to_the_same() -> None:
         f"{DEVICE}/backing",
         f"{CLUSTER}/update_workers",
     }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "pointer", "cause"),
+    [
+        ('"cuts": [{"job": "a"', '"cuts": [{"job": "z"', "/decisions/cuts/0/job", 'there is no job "z"'),
+        ('"cuts": [{"job": "a"', '"cuts": [{"job": "z"', "/decisions/cuts", 'there are no cuts of job "a"'),
+        ('{"job": "a", "device": "cpu0", "steps"', '{"job": "a", "device": "gpu7", "steps"',
+         "/decisions/phases/0/placements/0/device", 'there is no device "gpu7"'),
+        ('{"job": "a", "device": "cpu0", "steps"', '{"job": "y", "device": "cpu0", "steps"',
+         "/decisions/phases/0/placements/0/job", 'there is no job "y"'),
+        ('{"job": "a", "graph"', '{"job": "x", "graph"', "/facts/jobs/0/job", 'there is no job "x"'),
+        ('"graph": "chain", "state', '"graph": "chains", "state', "/facts/jobs/0/graph", 'there is no graph "chains"'),
+        ('"lr": 0.001', '"lr": -1', f"{OPTIMIZER}/lr", "lr is -1"),
+    ],
+)  # fmt: skip
+def test_new_lists_are_not_made_of_names_that_lead_nowhere(old: str, new: str, pointer: str, cause: str) -> None:
+    """Found by mutated decisions: a KeyError, after all models had been traced."""
+    flat = re.sub(r'"cuts": \[\s+\{"job"', '"cuts": [{"job"', text())
+    assert old in flat
+    with pytest.raises(InvalidPlanError) as caught:
+        replan(loads(flat.replace(old, new, 1)).plan, discard_edited_lists=True)
+    assert any(each.pointer == pointer and cause in each.cause for each in caught.value.findings)

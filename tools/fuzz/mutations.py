@@ -125,7 +125,8 @@ def device_moved(text: str, random: Random) -> str:
     lines, steps = _steps(text)
     devices = sorted({device for number in steps for device in re.findall(r'"device": "([^"]+)"', lines[number])})
     jobs = sorted({job for number in steps for job in re.findall(r'"job": "([^"]+)"', lines[number])})
-    job, device, other = random.choice(jobs), random.choice(devices), random.choice(devices)
+    job, device = random.choice(jobs), random.choice(devices)
+    other = random.choice([each for each in devices if each != device])
     chosen = [number for number in steps if f'"job": "{job}"' in lines[number]]
     if random.random() < 0.4:
         chosen = [random.choice(chosen)]

@@ -154,7 +154,16 @@ def try_training(trial: Trial, expected: dict[str, str], folder: Path) -> Trial:
 def results_of(run: Path) -> dict[str, str]:
     """File of weights or losses -> digest."""
     files = [*run.glob("weights/**/*"), *run.glob("losses/*")]
-    return {str(file.relative_to(run)): sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    return {str(file.relative_to(run)): _digest(file) for file in files if file.is_file()}
+
+
+def _digest(file: Path) -> str:
+    """Of what a file says: safetensors writes the entries of a header in any order."""
+    content = file.read_bytes()
+    if file.suffix == ".safetensors":
+        end = 8 + int.from_bytes(content[:8], "little")
+        content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
+    return sha256(content).hexdigest()
 
 
 @contextmanager
