@@ -4,7 +4,8 @@
 
 torch.export would dissolve the call into the operators of its forward, and training would silently use their
 derivatives in place of the user's. So `apply` is recorded while a model is traced, and the node's target calls
-it again wherever the node runs: on fake tensors (for costs and strides) and on real ones.
+it again wherever the node runs: on fake tensors (for costs and strides) and on real ones. A method bound long before
+(`clip = Clip.apply` at the top of a module) holds torch's function itself: that gets other code meanwhile.
 
 torch's own checkpointing dissolves: what a backward computes again is the plan's decision.
 """
@@ -16,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -33,7 +35,11 @@ from hydraplan.planner.frontend.tracing.descriptions import described, short_dig
 from hydraplan.planner.frontend.tracing.examination import examine
 from hydraplan.planner.frontend.tracing.refusals import UntraceableError
 
-_APPLY: Callable[..., Any] = Function.__dict__["apply"].__func__
+_TORCHS: FunctionType = Function.__dict__["apply"].__func__
+_APPLY: Callable[..., Any] = FunctionType(
+    _TORCHS.__code__, _TORCHS.__globals__, _TORCHS.__name__, _TORCHS.__defaults__, _TORCHS.__closure__
+)
+"""torch's own, whatever code its function has now."""
 _DERIVATIVES = ("grad", "backward")
 _HOOKS = ("register_hook", "register_post_accumulate_grad_hook")
 
@@ -62,17 +68,28 @@ def recorded() -> Iterator[None]:
     derivatives = {name: getattr(torch.autograd, name) for name in _DERIVATIVES}
     for name, real in derivatives.items():
         setattr(torch.autograd, name, _underivable(name, real))
-    setattr(Function, "apply", classmethod(_record))  # noqa: B010 (mypy knows it as a method)
+    code = _TORCHS.__code__
+    _TORCHS.__code__ = _Recording.apply.__code__
     for name, real in hooks.items():
         setattr(Tensor, name, _refusing(real))
     try:
         yield
     finally:
-        setattr(Function, "apply", classmethod(_APPLY))  # noqa: B010
+        _TORCHS.__code__ = code
         for name, real in hooks.items():
             setattr(Tensor, name, real)
         for name, real in derivatives.items():
             setattr(torch.autograd, name, real)
+
+
+class _Recording:
+    """The code that torch's `Function.apply` has meanwhile; its globals are torch's."""
+
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - a class, as for torch's
+        from hydraplan.planner.frontend.tracing.functions import _record
+
+        __class__  # type: ignore[name-defined]  # noqa: B018 - as many free variables as torch's function has: it names its class too
+        return _record(cls, *args, **kwargs)  # type: ignore[arg-type]
 
 
 def _underivable(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
