@@ -85,33 +85,60 @@ def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
     data = _open_all(jobs)
     batches = {job.name: data[job.name].microbatch(0, 0) for job in jobs}
     causes = {job.name: same_graph_cause(job, batches[job.name]) for job in jobs}
-    distinct = firsts(jobs, lambda job: causes[job.name])
-    others = spread([(job, batches[job.name]) for job in distinct.values()])
-    traced = {
-        cause: StudiedGraph(job, batches[job.name], elsewhere)
-        for (cause, job), elsewhere in zip(distinct.items(), others, strict=True)
-    }
+    learned = _learned(firsts(jobs, lambda job: causes[job.name]), batches, report)
+    chance = {cause: graph.job.seed for cause, (graph, found) in learned.items() if found.made_by_chance}
+    for job in jobs:  # what is made by chance may be another graph under another seed
+        if job.seed != chance.get(causes[job.name], job.seed):
+            causes[job.name] = (causes[job.name], job.seed)
+    more = firsts([job for job in jobs if causes[job.name] not in learned], lambda job: causes[job.name])
+    learned |= _learned(more, batches, report)
     graphs: dict[str, StudiedGraph] = {}
     facts: dict[str, Graph] = {}
     names: dict[str, str] = {}
     name_of: dict[object, str] = {}
-    questions = [(graph, Question(f"trace {graph.job.name}", graph_facts, {"name": ""})) for graph in traced.values()]
-    for (cause, graph), outcome in zip(traced.items(), answers(questions, report), strict=True):
-        found = outcome.result()
-        name = names.setdefault(found.digest, f"{graph.job.model.path.split(':')[-1]}-{len(names) + 1}")
-        if name not in graphs or facts[name].construction_bytes < found.construction_bytes:
-            graphs[name], facts[name] = graph, replace(found, name=name)
+    for cause, (graph, found) in learned.items():
+        name = names.setdefault(found.facts.digest, f"{graph.job.model.path.split(':')[-1]}-{len(names) + 1}")
+        if name not in graphs or facts[name].construction_bytes < found.facts.construction_bytes:
+            graphs[name], facts[name] = graph, replace(found.facts, name=name)
         name_of[cause] = name
-    dropped = dict.fromkeys(each.dropped for each in data.values() if each.dropped is not None)
-    notices = (*dropped, *unread_masters(jobs))
+    notices = [each.dropped for each in data.values() if each.dropped is not None]
+    notices += [f"{graph.job.name}: {notice}" for graph, found in learned.values() for notice in found.notices]
+    notices += unread_masters(jobs)
     return Study(
         jobs=tuple(jobs),
         graphs=graphs,
         facts=facts,
         graph_of={job.name: name_of[causes[job.name]] for job in jobs},
         fingerprints=fingerprints(jobs, data),
-        notices=notices,
+        notices=tuple(dict.fromkeys(notices)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What is to be known of a graph before it is cut."""
+
+    facts: Graph
+    notices: tuple[str, ...]
+    made_by_chance: bool
+
+
+def learn(traced: TracedGraph) -> Learned:
+    """Of a graph, wherever it is."""
+    return Learned(facts=graph_facts(traced, name=""), notices=traced.notices, made_by_chance=traced.made_by_chance)
+
+
+def _learned(
+    distinct: Mapping[object, Job], batches: Mapping[str, Mapping[str, Tensor]], report: Report
+) -> dict[object, tuple[StudiedGraph, Learned]]:
+    """Cause -> the graph of its first job, traced, and what is to be known of it."""
+    others = spread([(job, batches[job.name]) for job in distinct.values()])
+    graphs = [
+        StudiedGraph(job, batches[job.name], elsewhere)
+        for job, elsewhere in zip(distinct.values(), others, strict=True)
+    ]
+    outcomes = answers([(graph, Question(f"trace {graph.job.name}", learn, {})) for graph in graphs], report)
+    return {cause: (graph, outcome.result()) for cause, graph, outcome in zip(distinct, graphs, outcomes, strict=True)}
 
 
 def firsts(jobs: Sequence[Job], cause: Callable[[Job], Cause]) -> dict[Cause, Job]:

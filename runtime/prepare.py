@@ -52,8 +52,9 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepar
         layout = layouts[job.name]
         batch = data[job.name].microbatch(0, 0)
         cause = same_graph_cause(job, batch)
-        model, traced = build(job, batch, known=traces.get(cause))
-        traces[cause] = Known.of(model, traced)
+        known = traces.get(cause)
+        model, traced = build(job, batch, known=known if known is not None and known.serves(job) else None)
+        traces[cause] = Known.of(job, model, traced)
         found = graph_drift(plan.facts, job.name, traced.digest) or _cut_drift(job, traced, plan)
         if not found:
             key = (layout.graph, layout.cuts)

@@ -184,17 +184,17 @@ def test_bits_are_right_and_those_of_a_naive_version_are_not(
     case = CASES[name]
     job, made = case.job, once_built(case.job)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "build", partial(again, Known.of(*made)))
+        patch.setattr(prepare, "build", partial(again, Known.of(job, *made)))
         measure = plain_loop(job) if case.has_a_plain_loop else trained(job, made, 0, tmp_path / "whole")
         assert trained(job, made, case.cuts, tmp_path / "cut").same_bits(measure)
 
     monkeypatch.setattr(gradients, "_MEMORY", gradients._Memory(64))  # what a naive version finds is forgotten
     if not case.traces:
-        monkeypatch.setattr(prepare, "build", partial(again, Known.of(*made)))
+        monkeypatch.setattr(prepare, "build", partial(again, Known.of(job, *made)))
     case.naive(monkeypatch)
     if case.traces:
         made = built(job)
-        monkeypatch.setattr(prepare, "build", partial(again, Known.of(*made)))
+        monkeypatch.setattr(prepare, "build", partial(again, Known.of(job, *made)))
     if case.between:
         measure = trained(job, made, 0, tmp_path / "naive whole")
     with case.failure():

@@ -46,7 +46,7 @@ def exact_jobs() -> dict[str, Job]:
 def known(name: str) -> Known:
     """The graph of one of `exact_jobs`, built once for all tests."""
     job = exact_jobs()[name]
-    return Known.of(*build(job, open_data(job).microbatch(0, 0)))
+    return Known.of(job, *build(job, open_data(job).microbatch(0, 0)))
 
 
 @cache
@@ -138,7 +138,7 @@ def test_every_valid_plan_gives_the_same_bits(tmp_path: Path, monkeypatch: pytes
     small = GPT2 | {"n_layer": 1}
     job = varied_job("transformers:GPT2LMHeadModel", small, name="drawn", microbatches=4, steps=4)
     assert set(buckets_of(job)) == set(BUCKETS)
-    shared = Known.of(*build(job, open_data(job).microbatch(0, 0)))
+    shared = Known.of(job, *build(job, open_data(job).microbatch(0, 0)))
     monkeypatch.setattr(prepare, "build", partial(reuse, shared))
     random, coverage = Random(20261125), Coverage()
     positions = shared.graph.cut_positions

@@ -20,8 +20,8 @@ from support.weights import saved_state
 from transformers import GPT2LMHeadModel
 
 from hydraplan.planner.frontend.models.model import make_loss
-from hydraplan.planner.frontend.shards.build import seeded
 from hydraplan.planner.frontend.users.data import open_data, order
+from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.plans.file.text import loads
 from hydraplan.plans.language.digests import facts_digest
 from hydraplan.plans.language.errors import InvalidPlanError, RunError, StalePlanError

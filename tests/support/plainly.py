@@ -24,12 +24,12 @@ from hydraplan.plans.language.workload import Job, Target, Value, Workload
 def plainly(job: Job) -> Result:
     """Losses and the state_dict after a plain loop of one microbatch a step."""
     assert job.microbatches == 1 and job.precision == "fp32"
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(True)
     try:
         random.seed(job.seed)
-        np.random.seed(job.seed % 2**32)  # noqa: NPY002
+        np.random.seed(job.seed % 2**32)
         torch.manual_seed(job.seed)
         model = _named(job.model)
         if not model.training:
@@ -55,7 +55,7 @@ def plainly(job: Job) -> Result:
     finally:
         torch.use_deterministic_algorithms(False)
         random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+        np.random.set_state(states[1])
         torch.set_rng_state(states[2])
 
 
@@ -68,9 +68,7 @@ def _named(target: Target) -> Any:
     return _callable(target.path)(**dict(target.arguments))
 
 
-def habit_job(
-    model: str, *, data: str, loss: str | None, arguments: Mapping[str, Value] = {}, **more: object
-) -> Job:
+def habit_job(model: str, *, data: str, loss: str | None, arguments: Mapping[str, Value] = {}, **more: object) -> Job:
     """A job of three steps of four items."""
     fields: dict[str, Any] = dict(
         name="habit",

@@ -13,8 +13,8 @@ from support.whole import Result, whole_job
 from torch import Tensor, nn
 
 from hydraplan.planner.frontend.models.model import make_loss
-from hydraplan.planner.frontend.shards.build import seeded
 from hydraplan.planner.frontend.users.data import open_data
+from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.plans.language.workload import Job, Precision, Target
 from hydraplan.runtime.training import deterministic
 

@@ -16,12 +16,13 @@ from support.models import batch_for
 from torch import Tensor
 
 from hydraplan.planner.frontend.models.model import make_loss
-from hydraplan.planner.frontend.shards.build import build, seeded
+from hydraplan.planner.frontend.shards.build import build
 from hydraplan.planner.frontend.shards.cell import extent_bytes
 from hydraplan.planner.frontend.shards.program import BuiltModel, ShardedGraph
 from hydraplan.planner.frontend.shards.sharded import shard
 from hydraplan.planner.frontend.tracing.keyed import CellKey
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
+from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.plans.analysis.flow import gradient_tree
 from hydraplan.plans.language.workload import Job
 

@@ -237,7 +237,7 @@ class Draws:
     @staticmethod
     def of(job: Job, monkeypatch: pytest.MonkeyPatch, *, expected: Result | None = None) -> Draws:
         """The job is one and the same in all runs: its real model is traced once here, not once a plan."""
-        graph, shared = traced(job), Known.of(*build(job, open_data(job).microbatch(0, 0)))
+        graph, shared = traced(job), Known.of(job, *build(job, open_data(job).microbatch(0, 0)))
         assert graph.digest == shared.graph.digest, "the real model's graph is that of its planning"
         monkeypatch.setattr(prepare, "build", lambda job, batch, known: build(job, batch, known=shared))
         return Draws(job=job, graph=graph, expected=expected)

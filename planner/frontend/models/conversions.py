@@ -23,7 +23,7 @@ def converting_fake_modules() -> Iterator[None]:
     def take(parameter: Tensor, converted: Tensor) -> None:
         if not isinstance(parameter, FakeTensor):
             swap(parameter, converted)
-        elif (parameter.dtype, parameter.device) != (converted.dtype, converted.device):
+        elif _form(parameter) != _form(converted):
             parameter.data = converted.data
 
     torch.utils.swap_tensors = take
@@ -31,3 +31,7 @@ def converting_fake_modules() -> Iterator[None]:
         yield
     finally:
         torch.utils.swap_tensors = swap
+
+
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return (tensor.dtype, tensor.device, tensor.stride())

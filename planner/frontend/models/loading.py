@@ -63,6 +63,8 @@ class Loaded:
     masters: Mapping[str, Stored] = field(default_factory=dict)
     """Of a bf16 job: parameter -> where its master is to be read from."""
     from_checkpoint: bool = False
+    notices: tuple[str, ...] = ()
+    """What the user should know of how it was made."""
 
 
 class Reading:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class Loss(nn.Module):
         self.model = loaded.model
         self.stored = loaded.stored
         self.stored_masters = loaded.masters
+        self.notices = loaded.notices
         self.from_checkpoint = loaded.from_checkpoint
         self.loss = loss
         self.precision = precision
@@ -100,7 +102,25 @@ def make_model(job: Job) -> nn.Module:
         raise WorkloadError(
             f"job {job.name}: model {target.path!r} made a {type(model).__name__}; it has to make a torch.nn.Module"
         )
-    return model.train()
+    return model
+
+
+def import_all(job: Job) -> None:
+    """Import what the job names, so that no module of the user's is run under fake tensors, or seeds of ours."""
+    targets = [job.model, job.data, *([job.loss] if job.loss is not None else [])]
+    for path in dict.fromkeys(target.path for target in targets):
+        load(path)
+
+
+def _in_training(model: nn.Module) -> tuple[str, ...]:
+    """Have a model train whose root is in eval mode, all of it; where the root trains, each part stays as it is.
+
+    Returns what the user should know.
+    """
+    if model.training:
+        return ()
+    model.train()
+    return (f"model {type(model).__name__} was made in eval mode, as from_pretrained leaves it: all of it is trained",)
 
 
 def make_loss(job: Job, loaded: Loaded | None = None) -> Loss:
@@ -108,6 +128,9 @@ def make_loss(job: Job, loaded: Loaded | None = None) -> Loss:
     if loaded is None:
         loaded = empty_model(job) if job.checkpoint is not None else Loaded(model=make_model(job))
     refuse_idle_base(job, loaded.model)
+    told = _in_training(loaded.model)
+    if job.checkpoint is None:
+        loaded = replace(loaded, notices=told)
     function = None
     if job.loss is not None:
         named = load(job.loss.path)
@@ -116,4 +139,4 @@ def make_loss(job: Job, loaded: Loaded | None = None) -> Loss:
         def function(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
             return named(model, batch, **arguments)
 
-    return Loss(loaded, function, job.precision).train()
+    return Loss(loaded, function, job.precision)

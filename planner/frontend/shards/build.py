@@ -7,22 +7,22 @@ checkpoint are not even read (`planner.frontend.models.loading`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hydraplan.planner.frontend.models.loading import graph_cause, load_model, read_into
-from hydraplan.planner.frontend.models.model import MODEL, make_loss
+from hydraplan.planner.frontend.models.model import MODEL, import_all, make_loss
 from hydraplan.planner.frontend.models.saved import form_of, has_extra_state, unwrapped
 from hydraplan.planner.frontend.shards.program import BuiltModel
-from hydraplan.planner.frontend.tracing.alike import constant_name, name_in_code
+from hydraplan.planner.frontend.tracing.alike import constant_name
 from hydraplan.planner.frontend.tracing.trace import exported_buckets, named_tensors, naming_model, traced_buckets
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
 from hydraplan.planner.frontend.users.lengths import examples
+from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.plans.language.workload import Job
 
 
@@ -42,12 +42,22 @@ class Known:
 
     graph: TracedGraph
     constants: Mapping[str, Tensor]
+    seed: int | None
+    """Whose graph and constants these are; None: every seed's."""
 
     @staticmethod
-    def of(model: BuiltModel, graph: TracedGraph) -> Known:
+    def of(job: Job, model: BuiltModel, graph: TracedGraph) -> Known:
         placeholders = [each for bucket in graph.buckets for each in bucket.placeholders]
         names = [each.name for each in placeholders if each.role == "constant"]
-        return Known(graph=graph, constants={name: model.tensors[name] for name in names})
+        return Known(
+            graph=graph,
+            constants={name: model.tensors[name] for name in names},
+            seed=job.seed if graph.made_by_chance or model.constants_made else None,
+        )
+
+    def serves(self, job: Job) -> bool:
+        """Whether a job of the same cause has this graph, and these constants."""
+        return self.seed is None or self.seed == job.seed
 
 
 def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) -> tuple[BuiltModel, TracedGraph]:
@@ -56,17 +66,20 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
     `known`: from a job with the same `same_graph_cause`; its graph is taken as this job's, without tracing again.
     The process-wide random state is left as it was. Raises TraceError and WorkloadError as `trace` does.
     """
-    with seeded(job.seed), naming_model(job):
+    import_all(job)
+    with seeded(job.seed) as drawn, naming_model(job):
         module = make_loss(job, load_model(job) if job.checkpoint is not None else None)
         form = form_of(module.model, job.checkpoint is not None or job.model.path.startswith("transformers:"))
-        programs = exported_buckets(job, module, batch) if known is None else ()
     model, stored = module.model, module.stored
+    constants_made = False
     if known is None:
-        traced = traced_buckets(job, module, programs)
+        before = _storages_alive()
+        programs = exported_buckets(job, module, batch)
+        traced = replace(traced_buckets(job, module, programs), made_by_chance=bool(drawn))
         constants = _constants(job, programs)
+        constants_made = any(_storage(value) in before for value in constants.values())
     else:
-        traced = known.graph
-        constants = {name: _attribute(model, name, value) for name, value in known.constants.items()}
+        traced, constants = known.graph, dict(known.constants)
     tensors = constants | dict(named_tensors(model))
     for name in set(traced.unread) & set(stored):
         read_into(tensors[name], stored[name])
@@ -93,6 +106,7 @@ def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) 
             },
             model=unwrapped(model) if form.by != "state_dict" or has_extra_state(model) else None,
             form=form,
+            constants_made=constants_made,
         ),
         traced,
     )
@@ -111,17 +125,10 @@ def _constants(job: Job, programs: Sequence[ExportedProgram]) -> dict[str, Tenso
     return found
 
 
-def _attribute(model: nn.Module, name: str, known: Tensor) -> Tensor:
-    """A constant that is a plain attribute of the model may depend on the seed: this model's; else the known value."""
-    owner: object = model
-    for part in name_in_code(name).split("."):
-        owner = getattr(owner, part, None)
-    return owner if isinstance(owner, Tensor) else known
+def _storages_alive() -> set[int]:
+    """The memory of all tensors: constants that are there before a model is traced were made with it, or before."""
+    return {_storage(each) for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)}
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The process-wide CPU generator at a seed, and back as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -183,6 +183,8 @@ class BuiltModel:
     """Those of `tensors` (and `masters`) whose values have still to be read from a checkpoint."""
     stored_masters: Mapping[str, Stored] = field(default_factory=dict)
     """Those of `masters` that a checkpoint has itself."""
+    constants_made: bool = False
+    """Whether constants were made with the model, or before: then they are this seed's."""
     model: nn.Module | None = None
     """The model itself, without what was wrapped around it, where it takes part in its saving."""
     form: Form = field(default_factory=Form)

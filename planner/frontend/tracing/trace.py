@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_flatten
 import hydraplan.planner.frontend.tracing.kernels  # noqa: F401 - torch's fake tensors know more kernels from here on
 from hydraplan.planner.frontend.models.conversions import converting_fake_modules
 from hydraplan.planner.frontend.models.fakes import making_fakes, without_values
-from hydraplan.planner.frontend.models.model import MODEL, Loss, make_loss
+from hydraplan.planner.frontend.models.leftovers import nothing_left
+from hydraplan.planner.frontend.models.model import MODEL, Loss, import_all, make_loss
 from hydraplan.planner.frontend.models.quiet import quiet
 from hydraplan.planner.frontend.models.saved import saved_names
 from hydraplan.planner.frontend.tracing.alike import as_one, constant_name
@@ -42,6 +43,7 @@ from hydraplan.planner.frontend.tracing.refusals import because, where
 from hydraplan.planner.frontend.tracing.traced import Placeholder, Role, Source, TracedGraph
 from hydraplan.planner.frontend.tracing.unnoticed import unnoticed
 from hydraplan.planner.frontend.users.lengths import examples
+from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.planner.frontend.users.usercode import RAISED
 from hydraplan.plans.language.errors import HydraplanError, TraceError
 from hydraplan.plans.language.workload import Job, Precision
@@ -68,11 +70,14 @@ def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
     Raises TraceError, naming the module and line where tracing stopped, WorkloadError where the model cannot
     be made.
     """
-    with making_fakes(), converting_fake_modules(), naming_model(job):
-        module = make_loss(job)
-    for _, tensor in named_tensors(module):
-        without_values(tensor)
-    return traced_buckets(job, module, exported_buckets(job, module, batch))
+    import_all(job)
+    with nothing_left():
+        with seeded(job.seed) as drawn, making_fakes(), converting_fake_modules(), naming_model(job):
+            module = make_loss(job)
+        for _, tensor in named_tensors(module):
+            without_values(tensor)
+        traced = traced_buckets(job, module, exported_buckets(job, module, batch))
+    return replace(traced, notices=module.notices, made_by_chance=bool(drawn))
 
 
 def exported_buckets(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> tuple[ExportedProgram, ...]:

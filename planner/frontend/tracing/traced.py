@@ -101,6 +101,11 @@ class TracedGraph:
     construction_bytes: int
     """Host memory while the real model is built and its tensors move into the host store, their place there included;
     not part of the digest."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of the model."""
+    made_by_chance: bool = False
+    """Whether Python's or numpy's generator was drawn from while the model was made: then another seed may make another
+    graph."""
     shorter: tuple[TracedGraph, ...] = ()
     """Of a job with lengths: the graphs of its smaller buckets, ascending; this is the largest bucket's. They are alike
     (`planner.frontend.tracing.alike`): one choice of cuts is one of all. `digest` is of all of them."""

@@ -64,7 +64,7 @@ def test_a_known_graph_is_taken_and_constants_are_its_own(tmp_path: Path) -> Non
     batch = microbatch(first)
     assert same_graph_cause(first, batch) == same_graph_cause(second, batch), "one architecture and size: one graph"
     model, traced = build(first, batch)
-    other, again = build(second, batch, known=Known.of(model, traced))
+    other, again = build(second, batch, known=Known.of(first, model, traced))
     assert again is traced
     assert other.stored.keys() == model.stored.keys() and other.stored != model.stored
     changed = save_checkpoint(tmp_path / "c", "gpt2", n_layer=1)

@@ -106,7 +106,7 @@ def test_constants_of_each_bucket_have_a_place_of_their_own() -> None:
     sharded = shard(traced, traced.cut_positions)
     assert {entry.name for slab in sharded.slabs for entry in slab.entries} >= names
     assert {each.slabs for each in sharded.buckets} == {sharded.slabs}
-    again, same = build(job, tokens(6), known=Known.of(model, traced))
+    again, same = build(job, tokens(6), known=Known.of(job, model, traced))
     assert same is traced
     assert all(torch.equal(value, again.tensors[name]) for name, value in model.tensors.items())
 

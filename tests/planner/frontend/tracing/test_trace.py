@@ -381,7 +381,7 @@ def test_a_known_graph_gives_the_tensors_of_this_jobs_seed() -> None:
     assert same_graph_cause(job, batch_for(job)) == same_graph_cause(other, batch_for(other))
     alone, _ = build(other, batch_for(other))
     first, graph = build(job, batch_for(job))
-    shared, same = build(other, batch_for(other), known=Known.of(first, graph))
+    shared, same = build(other, batch_for(other), known=Known.of(job, first, graph))
     assert same is graph
     assert alone.tensors.keys() == shared.tensors.keys()
     assert all(torch.equal(value, shared.tensors[name]) for name, value in alone.tensors.items())
