@@ -13,6 +13,7 @@ So whatever a module or class kept meanwhile that holds a fake tensor is as it w
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -21,7 +22,7 @@ from typing import Any
 
 from torch._subclasses import FakeTensor
 
-_CONTAINERS = (dict, list, set)
+_CONTAINERS = (dict, defaultdict, OrderedDict, list, set)
 _CACHE = type(lru_cache(lambda: None))
 _OTHERS = frozenset({*sys.stdlib_module_names, "torch", "numpy", "hydraplan", "sympy", "networkx", "_pytest", "pytest"})
 """Packages that keep nothing of a user's model."""
@@ -57,7 +58,7 @@ def _of_names(owner: ModuleType | type) -> Iterator[Callable[[], None]]:
         function = getattr(value, "__func__", value)
         if isinstance(function, _CACHE):
             yield _cleared_if_grown(function)
-        elif isinstance(value, _CONTAINERS):
+        elif type(value) in _CONTAINERS:  # others may do more than hold when they are asked
             yield _restored(value)
 
 
@@ -80,7 +81,7 @@ def _cleared_if_grown(cache: Any) -> Callable[[], None]:
 
 
 def _restored(container: Any) -> Callable[[], None]:
-    content = container.copy()
+    content = list(container) if isinstance(container, (list, set)) else dict(container)
 
     def restore() -> None:
         if not _holds_fake(container):
