@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,3 +30,9 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 )
 def test_what_had_finished_is_kept(some: dict[str, dict[str, Any]], name: str, code: int, status: str) -> None:
     assert (some[name]["codes"], some[name]["statuses"]) == ([code], [status])
+
+
+def test_a_run_whose_data_set_hangs_ends_at_the_second_interrupt(tmp_path: Path) -> None:
+    (found,) = in_a_process("support.hung", tmp_path, "SIGINT,SIGINT")
+    assert (found["code"], found["status"]) == (130, "interrupted")
+    assert found["finished"] == ["first", "second"]

@@ -16,6 +16,7 @@ from support.weights import saved_state
 
 from hydraplan.plans.language.digests import decisions_digest, lists_digest
 from hydraplan.plans.language.plan import Decisions, PhaseDecision, Placement, Plan
+from hydraplan.plans.language.workload import Target
 from hydraplan.plans.prediction.simulate import predict
 from hydraplan.runtime import execute
 
@@ -23,10 +24,11 @@ STEPS = {"first": 4, "second": 24, "last": 100_000}
 SEEDS = {"first": 3, "second": 4, "last": 5}
 
 
-def staggered_plan(steps: dict[str, int] | None = None) -> Plan:
-    """All jobs side by side, each as long as it has steps."""
+def staggered_plan(steps: dict[str, int] | None = None, data: dict[str, Target] | None = None) -> Plan:
+    """All jobs side by side, each as long as it has steps. `data`: of some of them."""
     steps = steps or STEPS
-    short = [lm_job(name, steps=1, seed=SEEDS[name]) for name in steps]
+    sets = {name: {"data": target} for name, target in (data or {}).items()}
+    short = [lm_job(name, steps=1, seed=SEEDS[name], **sets.get(name, {})) for name in steps]
     made = real_plan(short, repeat=1, predicted=False)
     jobs = tuple(replace(job, steps=steps[job.name]) for job in short)
     (layout,) = made.facts.layouts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,24 @@ def rotten(row: int) -> Rotten:
 
 def exiting(row: int) -> Rotten:
     return Rotten(row, SystemExit(3))
+
+
+class Hanging(Tokens):
+    """Never returns once it has been asked so often."""
+
+    def __init__(self, reads: int) -> None:
+        super().__init__(24, 8, 40)
+        self.left = reads
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        self.left -= 1
+        while self.left < 0:
+            time.sleep(3600)
+        return super().__getitem__(index)
+
+
+def hanging(reads: int) -> Hanging:
+    return Hanging(reads)
 
 
 class Talking(Tokens):

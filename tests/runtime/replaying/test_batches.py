@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import CancelledError
+from threading import Event, Thread
+
 import pytest
 import torch
 
@@ -69,3 +73,34 @@ def test_losses_are_means_over_microbatches_whatever_the_order_of_arrival() -> N
     losses.loss("a", 2, 0, 1.0)
     assert told == [("a", 0, sum(values) / 3)]
     assert losses.of("a") == (sum(values) / 3,)
+
+
+class Hanging:
+    def __init__(self) -> None:
+        self.again = Event()
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        self.again.wait()
+        return {"x": torch.zeros(1)}
+
+
+def test_who_waits_for_a_batch_that_never_comes_is_let_go() -> None:
+    source = Hanging()
+    batches = Batches({"a": source}, {"a": 2})
+    waiting = Thread(target=lambda: found.append(outcome(batches)))
+    found: list[type[BaseException]] = []
+    waiting.start()
+    while not batches._taken and not batches._unmade:
+        time.sleep(0.001)
+    batches.stop()
+    waiting.join()
+    assert found == [CancelledError]
+    assert outcome(batches) is CancelledError, "nor is one made afterwards"
+    source.again.set()
+    batches.close()
+
+
+def outcome(batches: Batches) -> type[BaseException]:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - CancelledError, which is told by the caller
+        batches.rows("a", 0, 0, 1, fetches=1)
+    return caught.type
