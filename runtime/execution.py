@@ -15,6 +15,7 @@ from hydraplan.plans.language.digests import lists_edited
 from hydraplan.plans.language.errors import InvalidPlanError, RunError
 from hydraplan.plans.language.plan import Plan
 from hydraplan.plans.prediction.simulate import predict
+from hydraplan.runtime.devices.room import refuse_without_room
 from hydraplan.runtime.files import Disk
 from hydraplan.runtime.memory.shortage import memory_for
 from hydraplan.runtime.memory.store import HostStore
@@ -58,6 +59,7 @@ def execute(
     if lists_edited(plan):  # then the file's predictions are of other lists
         plan = replace(plan, predictions=predict(plan))
     refuse_existing(directory)
+    refuse_without_room(plan.workload.cluster)
     for device in open_devices(plan.workload.cluster).values():
         device.close()
     run = RunDirectory(directory, Disk() if disk is None else disk)

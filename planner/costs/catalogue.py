@@ -26,6 +26,8 @@ bound by memory; half of the bandwidth is left to copies and to the other jobs.
 
 from __future__ import annotations
 
+import re
+
 from hydraplan.plans.language.workload import Profile
 
 GIGA = 10**9
@@ -71,6 +73,32 @@ _PROFILES = (
     ),
 )
 """`server-cpu`'s compute figures are of one thread; its update figure is of the whole host."""
+
+
+_CARDS = {
+    r"GeForce RTX 2080 Ti": "rtx-2080-ti",
+    r"GeForce RTX 3090": "rtx-3090",
+    r"GeForce RTX 4090": "rtx-4090",
+    r"RTX A6000": "rtx-a6000",
+    r"T4": "t4",
+    r"L4": "l4",
+    r"V100-SXM[23](-(16|32)GB)?(-LS)?": "v100",
+    r"A10": "a10",
+    r"A100-(SXM4|PCIE)-40GB": "a100-40gb",
+    r"A100(-SXM4-80GB| 80GB PCIe| 80GB)": "a100-80gb",
+    r"H100( 80GB HBM3|-SXM5-80GB)?": "h100",
+    r"H200": "h200",
+}
+"""What a driver calls a card, without the vendor -> its profile. Cards of like names (A10G, RTX 3090 Ti, H100 PCIe,
+parts for laptops) are slower or faster, and are in no entry."""
+_VENDORS = ("NVIDIA ", "Tesla ")
+
+
+def name_of_card(card: str) -> str | None:
+    """The profile of a GPU, by the name that its driver gives it; None: there is none."""
+    for vendor in _VENDORS:
+        card = card.removeprefix(vendor)
+    return next((name for pattern, name in _CARDS.items() if re.fullmatch(pattern, card)), None)
 
 
 def profiles() -> dict[str, Profile]:
