@@ -11,6 +11,7 @@ from threading import Lock
 from hydraplan.planner.frontend.users.usercode import said
 from hydraplan.plans.analysis.flow import Site
 from hydraplan.plans.language.steps import Backward, Forward, Step, Update
+from hydraplan.runtime.memory.shortage import REMEDY, is_shortage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Failures:
 
     def add(self, job: str, where: str, error: BaseException) -> None:
         """Never raises: whoever calls it has steps left to pass over."""
-        message = f"{where} failed: {said(error)}"
+        message = f"{where} failed: {said(error)}" + (f"; {REMEDY}" if is_shortage(error) else "")
         details = "".join(traceback.format_exception(error))  # renders what has no text as such
         with suppress(RuntimeError):  # of a frame that runs still
             traceback.clear_frames(error.__traceback__)

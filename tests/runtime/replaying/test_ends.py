@@ -36,7 +36,7 @@ class Ends(NoProgress):
 
 
 def one_after_another(setup: ChainJobs) -> Plan:
-    """Job a in two phases, updated on the device it is resident on in the first; then job b, behind it on its device."""
+    """Job a in two phases, updated on the device it is resident on in the first; then job b, on the same device."""
     layouts = dict.fromkeys("ab", setup.layout)
     resident = Placement(job="a", device="cpu0", steps=2, resident=("0", "1"), device_updates=("1",))
     streamed = Placement(job="a", device="cpu1", steps=2)
