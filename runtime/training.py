@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
-
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 from hydraplan.planner.frontend.shards.program import ShardedGraph
 from hydraplan.planner.frontend.users.usercode import said
 from hydraplan.plans.language.errors import RunError
@@ -243,24 +242,3 @@ def open_devices(cluster: Cluster) -> dict[str, Device]:
     """All devices of a cluster; those of one link share its pace. Raises RunError where one cannot be opened."""
     links = {link.name: PacedLink.of(link) for link in cluster.links}
     return {spec.name: backing_of(spec).open(spec, links[spec.link]) for spec in cluster.devices}
-
-
-class deterministic:  # noqa: N801 - a context manager that reads as a word
-    """Deterministic algorithms for all threads, as a job's numerics want (EXACTNESS.md, rule 12), then as before.
-
-    Memory is not filled on allocation: no kernel of ours reads what was not written.
-    """
-
-    def __enter__(self) -> None:
-        self._before = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-        )
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-    def __exit__(self, *_: object) -> None:
-        enabled, warn_only, fill = self._before
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

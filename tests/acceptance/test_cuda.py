@@ -8,10 +8,10 @@ import pytest
 import torch
 from support.whole import Draws, Result, cluster, dropout_job, exact_jobs, plain_loop
 
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 from hydraplan.plans.language.workload import HOST, Job
 from hydraplan.runtime.devices.backings import backing_of
 from hydraplan.runtime.devices.links import PacedLink
-from hydraplan.runtime.training import deterministic
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 

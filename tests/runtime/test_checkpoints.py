@@ -20,6 +20,7 @@ from hydraplan.planner.frontend.models.loading import Loaded, read_into
 from hydraplan.planner.frontend.shards import build as building
 from hydraplan.planner.frontend.shards import program
 from hydraplan.planner.frontend.shards.build import build
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 from hydraplan.planner.frontend.shards.program import BuiltModel
 from hydraplan.planner.frontend.shards.sharded import shard
 from hydraplan.planner.frontend.users.data import open_data
@@ -30,7 +31,6 @@ from hydraplan.runtime import execute
 from hydraplan.runtime.devices.cpu import pages
 from hydraplan.runtime.memory.store import HostStore
 from hydraplan.runtime.saving import weights
-from hydraplan.runtime.training import deterministic
 
 
 def plain_loop(job: Job, name: str) -> tuple[list[float], dict[str, Tensor]]:

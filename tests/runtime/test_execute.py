@@ -20,6 +20,7 @@ from support.weights import saved_state
 from transformers import GPT2LMHeadModel
 
 from hydraplan.planner.frontend.models.model import make_loss
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 from hydraplan.planner.frontend.users.data import open_data, order
 from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.plans.file.text import loads
@@ -30,7 +31,6 @@ from hydraplan.plans.language.steps import Backward, Forward, SpillGradients, Up
 from hydraplan.plans.language.workload import Job, Target
 from hydraplan.runtime import execute
 from hydraplan.runtime.progress import NoProgress
-from hydraplan.runtime.training import deterministic
 
 
 def plain_loop(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:

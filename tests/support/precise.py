@@ -13,10 +13,10 @@ from support.whole import Result, whole_job
 from torch import Tensor, nn
 
 from hydraplan.planner.frontend.models.model import make_loss
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 from hydraplan.planner.frontend.users.data import open_data
 from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.plans.language.workload import Job, Precision, Target
-from hydraplan.runtime.training import deterministic
 
 
 class Pictures:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hydraplan.planner import SolverOptions, plan
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 from hydraplan.planner.frontend.tracing import keyed
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
 from hydraplan.planner.frontend.users.data import open_data
@@ -35,7 +36,6 @@ from hydraplan.plans.language.facts import Layout
 from hydraplan.plans.language.plan import PhaseDecision, Placement, Plan
 from hydraplan.plans.language.workload import Cluster, Device, Job, Link, Profile, Target, Workload
 from hydraplan.runtime import execute
-from hydraplan.runtime.training import deterministic
 from hydraplan.tools.families.exportable import WithLoss, quiet, reason
 from hydraplan.tools.families.tiny import entry, make_model
 

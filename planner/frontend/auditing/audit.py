@@ -44,15 +44,23 @@ Batches: TypeAlias = Sequence[Sequence[Batch]]
 """By step and microbatch."""
 Verdict: TypeAlias = Literal["equal", "differs", "unsteady", "inexact"]
 
+REMEDIES = {
+    "start": "draw all that the constructor draws with torch, numpy or Python, which the job's seed seeds",
+    "draws": "draw random numbers in every forward alike",
+    "outside": "draw with torch, whose numbers are keyed by the job's seed, or in the data set",
+    "gradient": "a backward that the graph has not comes from a custom function that was not seen, a hook, or a "
+    "derivative that the model takes itself: write it as a torch.autograd.Function, called by its class",
+    "tensor": "tensors that share memory, or that the forward writes to (`.data = ...`), are in no graph: tie "
+    "parameters by making them one object, and update buffers in place",
+    "loss": "the graph is what torch.export saw of the forward: write what differs with operators on parameters, "
+    "buffers and the batch",
+}
+"""What to do about a difference, by where it is."""
 KEPT = (
     "what a forward keeps from step to step (a counter, an annealed attribute, a cache) is in no graph: keep it in a "
     "buffer and update that in place, or give it with the batch"
 )
-OTHER = (
-    "the graph is what torch.export saw of the forward; write what differs with operators on parameters, buffers and "
-    "the batch, so that both are the same"
-)
-TELL = 'audit = "tell" in the job accepts the difference'
+"""About one that shows in the second step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +91,15 @@ def audit(
         except HydraplanError:
             raise
         except RAISED as error:
-            raise TraceError(f"job {job.name}: its audit stopped: {because(error, OTHER)}") from error
+            raise TraceError(f"job {job.name}: its audit stopped: {because(error, REMEDIES['loss'])}") from error
 
 
 def _audit(job: Job, batches: Batches, traced: TracedGraph, cuts: Sequence[int], known: Known | None) -> Audited:
     first = _Run(job, batches, traced, cuts, known)
     if first.cut.traced.digest != traced.digest:
-        return Audited(verdict="differs", text=f"the real model has another graph than the one made to plan by; {OTHER}")
+        return Audited(
+            verdict="differs", text=f"the real model has another graph than the one to plan by; {REMEDIES['loss']}"
+        )
     found = first.difference()
     if found is None:
         return Audited(verdict="equal")
@@ -106,7 +116,7 @@ def _audit(job: Job, batches: Batches, traced: TracedGraph, cuts: Sequence[int],
             verdict="inexact", text="attention with dropout under autocast has no plain loop with the same draws"
         )
     place = f"; {again.place}" if again.place else ""
-    remedy = KEPT if found.step > 0 or found.part in ("tensor", "outside") else OTHER
+    remedy = KEPT if found.part == "loss" and found.step > 0 else REMEDIES[found.part]
     return Audited(verdict="differs", text=f"{_at(found)} {found.text}{place}; {remedy}")
 
 
@@ -165,9 +175,7 @@ class _Run:
                 return found
         return None
 
-    def _microbatch(
-        self, step: int, microbatch: int, start: Mapping[str, Tensor]
-    ) -> tuple[Difference | None, Sites]:
+    def _microbatch(self, step: int, microbatch: int, start: Mapping[str, Tensor]) -> tuple[Difference | None, Sites]:
         batch = self._batches[step][microbatch]
         key = CellKey(seed=self._job.seed, step=step, microbatch=microbatch)
         graph, _ = self.cut.graph_for(batch)

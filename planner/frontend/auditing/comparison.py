@@ -87,7 +87,8 @@ def _same_gradient(name: str, eager: Ran, cut: Ran, sides: Cut) -> bool:
         mine = next((eager.gradients[alias] for alias in aliases if alias in eager.gradients), None)
     if mine is None or other is None:
         return mine is None and other is None
-    return same_bits(mine, other)
+    # The sign of a zero says in how many parts it came, and moves no weight.
+    return same_bits(mine, other) or (mine.dtype == other.dtype and torch.equal(mine, other))
 
 
 def _most(one: Tensor, other: Tensor) -> str:
@@ -134,5 +135,5 @@ def last_readers(graph: TracedGraph) -> dict[str, Node]:
         users = [user for user in nodes[each.node].users if user in order]
         if users and each.role != "batch":
             last = max(users, key=lambda user: order[user])
-            found |= {alias: last for alias in each.aliases}
+            found |= dict.fromkeys(each.aliases, last)
     return found

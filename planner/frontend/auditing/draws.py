@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -92,10 +93,10 @@ class EagerDraws:
 
     @contextmanager
     def _taken_over(self) -> Iterator[None]:
-        library = torch.library.Library("aten", "IMPL")  # noqa: TOR901 - undone below
+        library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         try:
             for operator, run in self._replacements():
-                library.impl(operator.name().removeprefix("aten::"), run, "AutogradCPU")
+                library.impl(_full_name(operator).removeprefix("aten::"), run, "AutogradCPU")
             yield
         finally:
             library._destroy()
@@ -161,8 +162,12 @@ def _draws_process_wide(operator: OpOverload, args: Sequence[Any], others: Mappi
     return not (has_argument(operator, "dropout_p") and not given(operator, args, others, "dropout_p"))
 
 
+def _full_name(operator: OpOverload) -> str:
+    return str(operator.name())  # type: ignore[no-untyped-call]
+
+
 def _is_composite(operator: OpOverload) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"))
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(_full_name(operator), "CompositeImplicitAutograd"))
 
 
 # -- which node a call stands for -----------------------------------------------------------------------
@@ -184,7 +189,7 @@ def _drawn_by(node: Node) -> str:
 
 def _alike(node: Node, args: Sequence[Any], others: Mapping[str, Any]) -> bool:
     """Whether a call's first argument has the form that the node's has."""
-    skipped = {keyed.call: 2, keyed.recurrent: 1}.get(node.target, 0)  # type: ignore[call-overload]
+    skipped = 2 if node.target is keyed.call else 1 if node.target is keyed.recurrent else 0
     first = node.args[skipped] if len(node.args) > skipped else None
     if not args:
         return True
@@ -201,9 +206,9 @@ def _called_at(node: Node) -> bool:
     if not location:
         return True
     file, _, line = location.rpartition(":")
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_lineno == int(line) and frame.f_code.co_filename == file:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False

@@ -50,7 +50,7 @@ def digest(value: Tensor) -> bytes:
     flat = value.detach().contiguous().reshape(-1)
     if flat.is_complex():
         flat = torch.view_as_real(flat).reshape(-1)
-    memory = flat.view(torch.uint8).numpy() if flat.numel() else b""
+    memory = flat.view(torch.uint8).numpy().data if flat.numel() else b""
     return blake2b(memory, digest_size=16, person=str(value.dtype).encode()[-16:]).digest()
 
 
@@ -77,7 +77,8 @@ def first_unknown(
 
 
 def _ran(node: Node, values: Mapping[Node, Any], key: CellKey) -> Any:
-    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda each: values[each])  # type: ignore[arg-type]
+    given: Any = map_arg((node.args, dict(node.kwargs)), lambda each: values[each])
+    args, kwargs = given
     if node.target in keyed.KEYED:
         args = (Draws(key, (node.meta["draw"],)), 0, *args)
     assert callable(node.target)

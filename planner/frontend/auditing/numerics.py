@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,27 +11,7 @@ import numpy
 import torch
 
 from hydraplan.planner.frontend.models.quiet import quiet
-
-
-class deterministic:  # noqa: N801 - a context manager that reads as a word
-    """Deterministic algorithms for all threads, as a job's numerics want (EXACTNESS.md, rule 12), then as before.
-
-    Memory is not filled on allocation: no kernel of ours reads what was not written.
-    """
-
-    def __enter__(self) -> None:
-        self._before = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-        )
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-    def __exit__(self, *_: object) -> None:
-        enabled, warn_only, fill = self._before
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 
 
 @contextmanager
@@ -48,7 +29,6 @@ def numerics(threads: int) -> Iterator[None]:
             numpy.random.set_state(states[1])
 
 
-def outside_state() -> tuple[object, ...]:
+def outside_state() -> bytes:
     """The states of Python's and numpy's generators, to compare."""
-    name, keys, *rest = numpy.random.get_state()
-    return (random.getstate(), name, keys.tobytes(), *rest)  # type: ignore[union-attr]
+    return pickle.dumps((random.getstate(), numpy.random.get_state()))

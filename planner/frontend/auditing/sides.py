@@ -20,13 +20,14 @@ from torch import Tensor
 from hydraplan.planner.frontend.auditing.draws import EagerDraws, random_nodes
 from hydraplan.planner.frontend.models.loading import load_model, read_into
 from hydraplan.planner.frontend.models.model import Loss, make_loss
-from hydraplan.planner.frontend.shards.build import Known, build, seeded
+from hydraplan.planner.frontend.shards.build import Known, build
 from hydraplan.planner.frontend.shards.program import BuiltModel, ShardedGraph
 from hydraplan.planner.frontend.shards.sharded import shard
 from hydraplan.planner.frontend.tracing.keyed import CellKey
 from hydraplan.planner.frontend.tracing.trace import named_tensors, naming_model
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
 from hydraplan.planner.frontend.users.lengths import length_of
+from hydraplan.planner.frontend.users.seeding import seeded
 from hydraplan.plans.analysis.objects import gradient_tree
 from hydraplan.plans.language.workload import Job
 
@@ -137,8 +138,9 @@ class Cut:
             read_into(built.tensors[name], stored)
             if name in built.masters:
                 read_into(built.masters[name], stored)
-        self.values: dict[str, Tensor] = {name: value.detach() for name, value in built.tensors.items()}
-        self.unread = {name: value.detach() for name, value in built.unread.items()}
+        # Each at a place of its own, as in slabs, whatever shares memory in the model.
+        self.values: dict[str, Tensor] = {name: value.detach().clone() for name, value in built.tensors.items()}
+        self.unread = {name: value.detach().clone() for name, value in built.unread.items()}
         self._optimizer = self._optimizer_of(built)
         self.name_of: Mapping[str, str] = {
             alias: each.name
@@ -179,7 +181,7 @@ class Cut:
             }
             inputs = {producer: values[producer] for producer in graph.reads[number]}
             keep = (number + key.step) % 2 == 0
-            made = program.forward(**given[number], inputs=inputs, key=key, keep=keep)  # type: ignore[arg-type]
+            made = program.forward(**given[number], inputs=inputs, key=key, keep=keep)
             values[number], kept[number] = made.activations, made.kept
             self.values.update(made.buffers)
         running: dict[int, dict[str, Tensor]] = {number: {} for number in values}
@@ -188,7 +190,7 @@ class Cut:
             if not graph.has_backward(number):
                 continue
             back = graph.programs[number].backward(
-                **given.pop(number),  # type: ignore[arg-type]
+                **given.pop(number),
                 inputs={producer: values[producer] for producer in graph.reads[number]},
                 key=key,
                 kept=kept.pop(number),
