@@ -21,7 +21,7 @@ from hydraplan.planner.frontend.auditing.draws import EagerDraws, random_nodes
 from hydraplan.planner.frontend.models.loading import load_model, read_into
 from hydraplan.planner.frontend.models.model import Loss, make_loss
 from hydraplan.planner.frontend.shards.build import Known, build
-from hydraplan.planner.frontend.shards.program import BuiltModel, ShardedGraph
+from hydraplan.planner.frontend.shards.program import ShardedGraph
 from hydraplan.planner.frontend.shards.sharded import shard
 from hydraplan.planner.frontend.tracing.keyed import CellKey
 from hydraplan.planner.frontend.tracing.trace import named_tensors, naming_model
@@ -88,7 +88,7 @@ class Eager:
         for name, stored in self.module.stored.items():
             read_into(tensors[name], stored)
             if name in self.module.masters:
-                read_into(self.module.masters[name], stored)
+                read_into(self.module.masters[name], self.module.stored_masters.get(name, stored))
         self._parameters = {
             name: parameter for name, parameter in self.module.model.named_parameters() if parameter.requires_grad
         }
@@ -129,19 +129,22 @@ class Cut:
         """`traced`: the graph as it is planned; `known`: what constants it has, where that is known already."""
         constants = any(each.role == "constant" for graph in traced.buckets for each in graph.placeholders)
         if known is None and not constants:
-            known = Known(graph=traced, constants={})
+            known = Known(graph=traced, constants={}, seed=job.seed)
         built, self.traced = build(job, batch, known=known)
         self.planned = traced
         self._job = job
         self.sharded = shard(self.traced, cuts)
-        for name, stored in built.stored.items():
-            read_into(built.tensors[name], stored)
-            if name in built.masters:
-                read_into(built.masters[name], stored)
         # Each at a place of its own, as in slabs, whatever shares memory in the model.
-        self.values: dict[str, Tensor] = {name: value.detach().clone() for name, value in built.tensors.items()}
+        self.values: dict[str, Tensor] = {name: torch.empty_like(value) for name, value in built.tensors.items()}
+        for name, value in self.values.items():
+            value.requires_grad_(False)
+            built.move(name, value)
+        self._masters = {name: torch.empty_like(value) for name, value in built.masters.items()}
+        for name, value in self._masters.items():
+            built.move_master(name, value)
         self.unread = {name: value.detach().clone() for name, value in built.unread.items()}
-        self._optimizer = self._optimizer_of(built)
+        trained = {name: self.values[name] for name in self.sharded.use_sites}
+        self._optimizer = Optimizer(job, trained, self._masters)
         self.name_of: Mapping[str, str] = {
             alias: each.name
             for graph in self.traced.buckets
@@ -150,10 +153,6 @@ class Cut:
             for alias in each.aliases
         }
         """Every name of a tensor of the model -> its name in the graph."""
-
-    def _optimizer_of(self, built: BuiltModel) -> Optimizer:
-        trained = {name: self.values[name] for name in self.sharded.use_sites}
-        return Optimizer(self._job, trained, {name: built.masters[name].detach() for name in built.masters})
 
     def graph_for(self, batch: Batch) -> tuple[TracedGraph, ShardedGraph]:
         """Those of the batch's bucket."""
