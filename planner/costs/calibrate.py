@@ -31,6 +31,7 @@ from hydraplan.planner.frontend.shards.sharded import shard
 from hydraplan.planner.frontend.tracing.trace import trace
 from hydraplan.plans.file.reading import MOST_WORKLOAD_BYTES, read_bounded
 from hydraplan.plans.language.errors import WorkloadError
+from hydraplan.plans.language.names import did_you_mean
 from hydraplan.plans.language.workload import Job, Profile, Target
 from hydraplan.plans.prediction.durations import update_bytes
 
@@ -77,9 +78,12 @@ def read_profile(path: Path) -> Profile:
         raise WorkloadError(f'profile {path} has no "format": "{FORMAT}": write it with `hydraplan profile`')
     known = {field.name for field in fields(Profile)}
     optional = {field.name for field in fields(Profile) if field.default is None}
-    for problem, names in (("unknown", content.keys() - known), ("missing", known - optional - content.keys())):
-        if names:
-            raise WorkloadError(f"profile {path}: {problem} {', '.join(sorted(names))}")
+    unknown, missing = sorted(content.keys() - known), sorted(known - optional - content.keys())
+    if unknown:
+        meant = "; ".join(f"unknown {name}, {did_you_mean(name, known)}" for name in unknown)
+        raise WorkloadError(f"profile {path}: {meant}")
+    if missing:
+        raise WorkloadError(f"profile {path}: missing {', '.join(missing)}")
     for key, value in content.items():
         if key == "name":
             right = isinstance(value, str) and bool(value)

@@ -20,7 +20,7 @@ from hydraplan.plans.file.text import dumps, loads
 from hydraplan.plans.language.plan import Placement, Plan
 from hydraplan.runtime import execute
 from hydraplan.tools.fuzz import trial as fuzz
-from hydraplan.tools.fuzz.mutations import MUTATIONS, noted
+from hydraplan.tools.fuzz.mutations import MUTATIONS, fact_changed, noted
 from hydraplan.tools.fuzz.seeds import seed_plans
 from hydraplan.tools.fuzz.trial import Mutant, may_train, mutant_of, results_of, try_read, try_training
 
@@ -88,7 +88,15 @@ def test_100_mutants_of_real_plans_and_what_they_train(
     assert trained == MOST_TRAINED
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_facts_that_were_changed_and_sealed_are_read_like_any(tmp_path: Path) -> None:
+    text = dumps(toys()["resident"])
+    (tmp_path / "original.json").write_text(text)
+    for number in range(30):
+        trial = try_read(mutant_of(text, SEED, number, facts=True), tmp_path / "original.json", tmp_path)
+        assert not trial.defects, trial.defects
+
+
+@pytest.mark.parametrize("mutation", [*MUTATIONS, fact_changed], ids=lambda mutation: mutation.__name__)
 def test_a_mutation_is_the_same_for_the_same_seed_and_changes_the_text(mutation: Callable[..., str]) -> None:
     text = dumps(toy_plan())
     mutants = [mutation(text, Random(seed)) for seed in range(20)]

@@ -30,6 +30,9 @@ def fuzz(
     mutants: Annotated[int, Parameter(help="how many")] = 300,
     seed: Annotated[int, Parameter(help="of their mutations")] = 0,
     train: Annotated[int, Parameter(help="one of so many that hold and may be trained is")] = 3,
+    facts: Annotated[
+        bool, Parameter(help="change facts, and seal them again: what the models themselves contradict")
+    ] = False,
     keep: Annotated[Path | None, Parameter(help="folder for the text of mutants with defects")] = None,
 ) -> int:
     """Mutate plans and hold each mutant to what has to hold of any plan."""
@@ -45,7 +48,7 @@ def fuzz(
             expected[name] = results_of(folder / f"{name}.run")
         for number in range(mutants):
             name = list(plans)[number % len(plans)]
-            mutant = mutant_of(dumps(plans[name]), seed, number)
+            mutant = mutant_of(dumps(plans[name]), seed, number, facts=facts)
             trial = try_read(mutant, folder / f"{name}.json", folder)
             counts["mutants"] += 1
             counts["hold"] += trial.holds

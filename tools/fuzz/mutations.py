@@ -4,6 +4,7 @@ lines        deleted, doubled, swapped, moved to another place
 values       another type, huge, negative, nudged, another of the same key, mistyped
 keys         renamed, deleted, doubled
 names        a job, device or slab renamed in one place, or everywhere
+facts        a size or a cost, as the planner measured it
 lists        a step moved, two steps swapped, a step's device changed, all of a job's
 bytes        cut off, overwritten
 """
@@ -41,6 +42,16 @@ def nudged_number(text: str, random: Random) -> str:
     found = random.choice(list(_NUMBER.finditer(text)))
     value = int(found[0])
     return _replace_at(text, *found.span(), str(random.choice([value + 1, value - 1, 2 * value, value // 2, -value])))
+
+
+def fact_changed(text: str, random: Random) -> str:
+    """A size, a cost, or which shard reads what, as the planner measured it."""
+    first, last = text.index('"layouts": ['), text.index('"facts_digest"')
+    part = text[first:last]
+    found = random.choice(list(re.finditer(r'": (\d+)(?=[,}])|(?<=[\[ ])\d+(?=[,\]])', part)))
+    start, end = found.span(1) if found[1] is not None else found.span()
+    new = str(random.choice([0, 1, int(part[start:end]) // 2, 2 * int(part[start:end]), 10**9]))
+    return text[:first] + _replace_at(part, start, end, new) + text[last:]
 
 
 def borrowed_value(text: str, random: Random) -> str:

@@ -24,7 +24,7 @@ from hydraplan.plans.language.errors import HydraplanError, InvalidPlanError
 from hydraplan.plans.language.plan import Plan
 from hydraplan.plans.prediction.simulate import predict
 from hydraplan.tools.cli import main
-from hydraplan.tools.fuzz.mutations import GENTLE, MUTATIONS
+from hydraplan.tools.fuzz.mutations import GENTLE, MUTATIONS, fact_changed
 
 LONGEST_SECONDS = 60
 """Of one mutant; far more than any takes that ends."""
@@ -55,9 +55,12 @@ class Hang(BaseException):
     """A mutant that does not end."""
 
 
-def mutant_of(text: str, seed: int, number: int) -> Mutant:
-    """One of a seed's mutants: one to three mutations, and in a third of them digests that fit again."""
+def mutant_of(text: str, seed: int, number: int, *, facts: bool = False) -> Mutant:
+    """One of a seed's mutants: one to three mutations, and in a third of them digests that fit again. `facts`: one fact
+    is changed instead, and sealed."""
     random = Random(f"{seed}/{number}")
+    if facts:
+        return Mutant(number=number, how="fact_changed + resealed", text=resealed(fact_changed(text, random))[0])
     choices = GENTLE if random.random() < 0.35 else MUTATIONS
     how = []
     for _ in range(random.choice([1, 1, 2, 3])):

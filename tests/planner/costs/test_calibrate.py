@@ -44,7 +44,9 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
         ({"flops_per_s": True}, "flops_per_s is True"),
         ({"node_ns": 0}, "node_ns is 0"),
         ({"name": ""}, "name is ''; write a name"),
-        ({"flops": 3}, "unknown flops"),
+        ({"flops": 3}, 'unknown flops, did you mean "flops_per_s"'),
+        ({"flops_per_s": 2**63}, "flops_per_s is 9223372036854775808; write a whole number above 0"),
+        ({"node_ns": -5}, "node_ns is -5; write a whole number above 0"),
     ],
 )
 def test_reads_strictly(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -83,3 +85,20 @@ def test_names_what_is_missing(tmp_path: Path) -> None:
         read_profile(path)
     with pytest.raises(WorkloadError, match="No such file"):
         read_profile(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b'{"flops_per_s": ' + b"9" * 5000 + b"}",
+        b"",
+        b'{"a": 1, "a": 2}',
+    ],
+)
+def test_a_file_that_is_no_profile_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cpu.json").write_bytes(content)
+    with pytest.raises(WorkloadError, match=r"cpu\.json is no JSON: "):
+        read_profile(tmp_path / "cpu.json")
