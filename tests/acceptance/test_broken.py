@@ -52,10 +52,10 @@ def refused(
     """Executes a plan's text from the command line, which must end with an exit code, having done nothing."""
 
     def run(text: str, code: int) -> list[Found]:
-        def train(*_: object, **__: object) -> None:
+        def training(*_: object, **__: object) -> None:
             pytest.fail("a broken plan reached training")
 
-        monkeypatch.setattr(execution, "train", train)
+        monkeypatch.setattr(execution, "Training", training)
         path = tmp_path / "plan.json"
         path.write_text(text)
         assert main(["execute", str(path), "-o", str(tmp_path / "run"), "--quiet"]) == code

@@ -1,17 +1,21 @@
 """Forms of results that torch's own fake tensors do not know: what CPU kernels take and make, registered on import.
 
-_grouped_mm     the products of a mixture of experts; torch's fake one takes bf16 alone, as its fast CUDA kernel
+_grouped_mm         the products of a mixture of experts; torch's fake one takes bf16 alone, as its fast CUDA kernel
+mkldnn_rnn_layer    an LSTM; torch's fake one leaves out the workspace that its backward needs, most of what it keeps
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_impls import op_implementations_dict
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
 from hydraplan.planner.frontend.tracing.operators import given
 
@@ -59,4 +63,38 @@ def _check_strides(factor: Tensor) -> None:
         )
 
 
+def _mkldnn_rnn_layer(mode: FakeTensorMode, target: OpOverload, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    """All four results; how large oneDNN makes the workspace is asked of oneDNN itself, on zeros of these shapes."""
+    layer = given(target, args, kwargs, "input")
+    forms = tree_map_only(Tensor, lambda each: _Form(tuple(each.shape), each.dtype), (args, tuple(kwargs.items())))
+    made = _made_of_zeros(target, *map(_hashable, forms), torch.is_grad_enabled())
+    with mode:
+        return tuple(torch.empty(form.shape, dtype=form.dtype, device=layer.device) for form in made)
+
+
+class _Form(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and not isinstance(value, _Form):
+        return tuple(map(_hashable, value))
+    return value
+
+
+@lru_cache(maxsize=64)
+def _made_of_zeros(target: OpOverload, args: Any, kwargs: Any, grad: bool) -> tuple[_Form, ...]:
+    def zeros(value: Any) -> Any:
+        if isinstance(value, _Form):
+            return torch.zeros(value.shape, dtype=value.dtype)
+        return [zeros(each) for each in value] if isinstance(value, tuple) else value
+
+    with _disable_current_modes(), torch.set_grad_enabled(grad):
+        made = target(*map(zeros, args), **{name: zeros(value) for name, value in kwargs})
+    nothing = torch.empty(0, dtype=torch.uint8)  # under no_grad there is no workspace
+    return tuple(_Form(tuple(each.shape), each.dtype) for each in (nothing if each is None else each for each in made))
+
+
 op_implementations_dict.setdefault(torch.ops.aten._grouped_mm.default, _grouped_mm)
+op_implementations_dict.setdefault(torch.ops.aten.mkldnn_rnn_layer.default, _mkldnn_rnn_layer)
