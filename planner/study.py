@@ -151,7 +151,7 @@ def firsts(jobs: Sequence[Job], cause: Callable[[Job], Cause]) -> dict[Cause, Jo
 
 def _open_all(jobs: Sequence[Job]) -> dict[str, JobData]:
     """Data sets that several jobs name alike are made once: planning only looks at some items."""
-    opened: dict[Target, MapDataset] = {}
+    opened: dict[tuple[Target, int], MapDataset] = {}
     return {job.name: open_data(job, opened) for job in jobs}
 
 

@@ -308,7 +308,7 @@ class _Reader:
         assert table.epochs is not None
         try:
             if data not in lengths:
-                lengths[data] = len(open_dataset(data))
+                lengths[data] = len(open_dataset(data, table.seed))
         except WorkloadError as error:
             self.problem(f"{path}.data", str(error))
             return 0

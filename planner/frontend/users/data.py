@@ -6,7 +6,8 @@
 
 Any step can be asked for at any time, so a run resumes, or a plan reorders, without replaying a sampler.
 A data set is map-style: `len(data)`, and `data[i]`, a dict of tensors named as the model's forward
-arguments (or as the job's loss expects them).
+arguments (or as the job's loss expects them). An item may be augmented at random: it is read under seeds of its own
+for torch's, numpy's and Python's generators, by job, epoch and index (`seeding`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.utils.data import default_collate
 
 from hydraplan.planner.frontend.users.imports import load
 from hydraplan.planner.frontend.users.lengths import padded
+from hydraplan.planner.frontend.users.seeding import item_seed, kept_as_they_are, seed_all, seeded
 from hydraplan.planner.frontend.users.usercode import RAISED, said
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.workload import Job, Lengths, Target
@@ -83,7 +85,8 @@ class JobData:
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size + first
         indices = order(len(self.dataset), self.seed, epoch)[start : start + rows].tolist()
-        items = [self.item(index) for index in indices]
+        with kept_as_they_are():
+            items = [self._read(index, item_seed(self.seed, epoch, index)) for index in indices]
         if self.lengths is not None:
             items = padded(self.name, dict(zip(indices, items, strict=True)), self.lengths)
         names = sorted(items[0])
@@ -98,8 +101,13 @@ class JobData:
             ) from error
         return collated
 
-    def item(self, index: int) -> dict[str, Tensor]:
-        """One item of the data set, checked."""
+    def item(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
+        """One item of the data set as an epoch has it, checked."""
+        with kept_as_they_are():
+            return self._read(index, item_seed(self.seed, epoch, index))
+
+    def _read(self, index: int, seed: int) -> dict[str, Tensor]:
+        seed_all(seed)
         try:
             item: Any = self.dataset[index]
         except RAISED as error:
@@ -120,17 +128,39 @@ class JobData:
         return dict(item)
 
     def fingerprint(self) -> str:
-        """sha256 over the length and a few items: whether the data has changed, without reading all of it."""
+        """sha256 over the length and a few items: whether the data has changed, without reading all of it.
+
+        Whatever the job's seed, they are read under the same ones. Raises WorkloadError where an item differs each time
+        that it is read.
+        """
         items, last = len(self.dataset), FINGERPRINT_ITEMS - 1
         digest = hashlib.sha256(f"items {items}".encode())
         for index in sorted({(items - 1) * i // last for i in range(FINGERPRINT_ITEMS)}):
-            for name, value in sorted(self.item(index).items()):
+            with kept_as_they_are():
+                item, again = (self._read(index, item_seed(0, 0, index)) for _ in range(2))
+            self._check_same(index, item, again)
+            for name, value in sorted(item.items()):
                 digest.update(f"{index} {name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    def _check_same(self, index: int, item: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
+        different = [name for name in sorted(item.keys() | again.keys()) if not _same(item.get(name), again.get(name))]
+        if different:
+            raise WorkloadError(
+                f"data {self.name}: item {index} differs each time that it is read, in {', '.join(different)}, so that "
+                "no run could be repeated; let it follow from its index, or draw from the process-wide generators of "
+                "torch, numpy.random or random, which are seeded for each item and epoch, not from one of its own"
+            )
 
-def open_data(job: Job, opened: dict[Target, MapDataset] | None = None) -> JobData:
+
+def _same(value: Tensor | None, other: Tensor | None) -> bool:
+    if value is None or other is None or (value.shape, value.dtype) != (other.shape, other.dtype):
+        return False
+    return torch.equal(value.isnan(), other.isnan()) and torch.equal(value.nan_to_num(), other.nan_to_num())
+
+
+def open_data(job: Job, opened: dict[tuple[Target, int], MapDataset] | None = None) -> JobData:
     """The data of a job; its data set is made here, or taken from those `opened` before, which it joins.
 
     Raises WorkloadError where the target is not a map-style data set, is smaller than one batch, or the
@@ -140,11 +170,11 @@ def open_data(job: Job, opened: dict[Target, MapDataset] | None = None) -> JobDa
         raise WorkloadError(
             f"job {job.name}: batch size {job.batch_size} does not divide into {job.microbatches} microbatches"
         )
-    dataset = opened.get(job.data) if opened is not None else None
+    dataset = opened.get((job.data, job.seed)) if opened is not None else None
     if dataset is None:
-        dataset = open_dataset(job.data)
+        dataset = open_dataset(job.data, job.seed)
         if opened is not None:
-            opened[job.data] = dataset
+            opened[job.data, job.seed] = dataset
     data = JobData(
         name=job.data.path,
         dataset=dataset,
@@ -161,11 +191,12 @@ def open_data(job: Job, opened: dict[Target, MapDataset] | None = None) -> JobDa
     return data
 
 
-def open_dataset(target: Target) -> MapDataset:
-    """Call a data target. Raises WorkloadError where it fails or gives no map-style data set."""
+def open_dataset(target: Target, seed: int) -> MapDataset:
+    """Call a data target under a job's seed. Raises WorkloadError where it fails or gives no map-style data set."""
     factory = load(target.path)
     try:
-        dataset = factory(**dict(target.arguments))
+        with seeded(seed):
+            dataset = factory(**dict(target.arguments))
         map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
         if map_style:
             len(dataset)

@@ -17,8 +17,12 @@ from threading import RLock
 import numpy as np
 import torch
 
+from hydraplan.plans.language.errors import WorkloadError
+
 _ALONE = RLock()
 """Nobody else's code runs under the generators meanwhile: items are read by a thread of their own."""
+MOST_S = 60
+"""How long that is waited for."""
 
 
 class Drawn:
@@ -34,21 +38,40 @@ class Drawn:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[Drawn]:
-    """All three generators at a seed, from 0."""
+    """All three generators at a seed, from 0. Raises WorkloadError where another thread keeps them."""
     drawn = Drawn()
-    with _ALONE:
-        before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    with kept_as_they_are():
+        seed_all(seed)
+        first = _numpys(), random.getstate()
         try:
-            torch.default_generator.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            first = _numpys(), random.getstate()
             yield drawn
         finally:
             drawn.by_numpy, drawn.by_python = first[0] != _numpys(), first[1] != random.getstate()
-            torch.set_rng_state(before[0])
-            np.random.set_state(before[1])
-            random.setstate(before[2])
+
+
+@contextmanager
+def kept_as_they_are() -> Iterator[None]:
+    """What is done to the three generators inside is undone. Raises WorkloadError where another thread keeps them."""
+    if not _ALONE.acquire(timeout=MOST_S):
+        raise WorkloadError(
+            f"another thread of this process has been in a user's constructor or data set for {MOST_S} s, under "
+            "generators of its own: wait until it is done, or start another process"
+        )
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+        _ALONE.release()
+
+
+def seed_all(seed: int) -> None:
+    """The three generators as after torch.manual_seed, numpy.random.seed and random.seed."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def item_seed(seed: int, epoch: int, index: int) -> int:
