@@ -18,6 +18,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import networkx as nx
 from torch import Tensor
 from torch.fx import Node
 
@@ -42,18 +43,21 @@ def recomputed_nodes(
 ) -> frozenset[str]:
     """Names of the nodes that every shard which reads them computes again."""
     written = _written_storages(nodes, evaluation)
-    chains: dict[Node, frozenset[Node]] = {}
+    cheap = nx.DiGraph()
+    """What is computed again, with what it is computed from."""
     for node in nodes:
         inputs = node.all_input_nodes
         if not _is_cheap(node, evaluation, written):
             continue
-        if not all(each in chains or _is_cheap_input(each, placeholders, evaluation, written) for each in inputs):
+        if not all(each in cheap or _is_cheap_input(each, placeholders, evaluation, written) for each in inputs):
             continue
-        chain = frozenset({node}).union(*(chains[each] for each in inputs if each in chains))
+        cheap.add_node(node)
+        cheap.add_edges_from((each, node) for each in inputs if each in cheap)
+        chain = {node, *nx.ancestors(cheap, node)}
         made = sum(_bytes(each) for each in chain)
-        if len(chain) <= MOST_NODES and made <= MOST_TRAFFIC * _bytes(node) + (1 << 20):
-            chains[node] = chain
-    return frozenset(node.name for node in chains)
+        if len(chain) > MOST_NODES or made > MOST_TRAFFIC * _bytes(node) + (1 << 20):
+            cheap.remove_node(node)
+    return frozenset(node.name for node in cheap)
 
 
 def is_small_constant(placeholder: Placeholder, value: Tensor) -> bool:
