@@ -151,7 +151,12 @@ def test_what_comes_with_python_is_refused(
         ("torch.utils.cpp_extension:load", "is no module and no data set of torch"),
         ("hydraplan.tools.cli:main", "is part of hydraplan itself"),
         ("hydraplan.planner.frontend.users.imports:load", "is part of hydraplan itself"),
-        ("hydraplan.tools.demo.__main__:hydraplan", "is hydraplan.tools.cli.main, which is part of hydraplan itself"),
+        ("hydraplan.tools.demo.__main__:hydraplan", "is part of hydraplan itself"),
+        ("hydraplan.tools.fuzz.__main__:fuzz", "is part of hydraplan itself"),
+        ("hydraplan.tools.families.exportable:write", "is part of hydraplan itself"),
+        ("hydraplan.tools.bench.checkpoint:plan", "is part of hydraplan itself"),
+        ("hydraplan.tools.bench.soak:main", "is part of hydraplan itself"),
+        ("hydraplan.tools.demo.data:Path", "is pathlib.Path, which comes with Python"),
     ],
 )
 def test_what_is_installed_is_refused_where_it_is_not_named_or_no_model(

@@ -6,7 +6,7 @@ A plan may come from someone else, and names callables with their arguments. It 
     in installed distributions                   that the plan names, with their version
     of transformers, as `transformers:Class`     a model class
     of torch                                     a module, a data set
-    of hydraplan                                 its demo, benchmarks and families
+    of hydraplan                                 its modules of models and data
 
 and nothing else, but what the person who runs it allows by name (`--allow package.module:callable`). Where a name
 leads counts, and so does where the object that it gives was made: `from os import system` in a module makes its
@@ -28,8 +28,14 @@ from hydraplan.plans.language.errors import Finding, InvalidPlanError
 from hydraplan.plans.language.plan import Fingerprint
 from hydraplan.plans.language.workload import Job
 
-OPEN = ("hydraplan.tools.bench", "hydraplan.tools.demo", "hydraplan.tools.families", "hydraplan.tools.fuzz")
-"""Packages of our own that hold models and data."""
+OPEN = frozenset(
+    f"hydraplan.tools.{each}" for each in ("demo.data", "families.models", "fuzz.models", "libraries.models")
+)
+"""Modules of our own that hold models and data; the others read and write files."""
+OPEN_TARGETS = frozenset(
+    f"hydraplan.tools.bench.{each}" for each in ("checkpoint:Rows", "soak:net", "soak:rows", "soak:loss")
+)
+"""Some more, in modules that do other things too."""
 TRANSFORMERS, TORCH = "transformers", "torch"
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 """Values of a configuration that may name a kernel on the hub: code that transformers would fetch and run."""
@@ -129,7 +135,7 @@ def _by_origin(call: Call, origin: Origin, named: Collection[str], what: str) ->
     match origin.kind:
         case "python":
             yield _finding(call, f"{what}comes with Python ({origin.module})")
-        case "own" if not origin.module.startswith(tuple(f"{each}." for each in OPEN)):
+        case "own" if origin.module not in OPEN and call.target.path not in OPEN_TARGETS:
             yield _finding(call, f"{what}is part of hydraplan itself, and no model and no data")
         case "elsewhere":
             yield _finding(call, f"{what}lies in {origin}, outside of the working directory and of what is installed")
