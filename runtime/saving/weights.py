@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hydraplan.planner.frontend.models.checkpoint import MASTERS, files_to_carry
-from hydraplan.planner.frontend.models.quiet import quiet
+from hydraplan.planner.frontend.models.quiet import without_advice
 from hydraplan.planner.frontend.models.saved import extra_state
 from hydraplan.planner.frontend.users.usercode import said
 from hydraplan.plans.language.errors import RunError
@@ -50,7 +50,7 @@ def _write_model(folder: Path, job: Job, store: HostStore) -> tuple[str, ...]:
         return notes + unsaved
     model: Any = store.model(job.name)
     try:
-        with quiet():
+        with without_advice():
             if form.by == "peft":
                 state, trained = store.state(job.name), store.trained(job.name)
                 notes += write_adapters(folder, model, state, trained, LARGEST_FILE, base=job.base)

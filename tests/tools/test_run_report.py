@@ -128,6 +128,31 @@ def test_a_failed_job_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "Forward" in shown and "actual / predicted" not in shown, "less ran than was predicted"
 
 
+@pytest.mark.parametrize(("status", "says"), [("training", "killed"), ("interrupted", "interrupted")])
+def test_a_run_that_did_not_come_to_its_end(
+    status: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its first job had finished a moment before the record could say so."""
+    folder = planted_run(tmp_path / "run")
+    record = json.loads((folder / "record.json").read_text())
+    for timed_at_the_end in ("makespan_us", "devices", "phases"):
+        del record[timed_at_the_end]
+    first, second = record["jobs"]
+    first |= {"status": "training", "finish_us": None}
+    second |= {"status": "training", "finish_us": None, "trained": 1}
+    (folder / "record.json").write_text(json.dumps(record | {"status": status}))
+    (folder / "weights" / "a").mkdir(parents=True)
+
+    assert main(["report", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert f"Run: {says}; 1 of 2 jobs finished (a)" in shown and "1 of " in shown
+    assert main(["report", str(folder), "--json", "--timeline", str(tmp_path / "trace.json")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["status"], document["makespan_us"]) == (says, None)
+    assert [job["status"] for job in document["jobs"]] == ["finished", "training"]
+    assert [job["weights"] for job in document["jobs"]] == [str(folder / "weights" / "a"), None]
+
+
 def test_what_is_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = planted_run(tmp_path / "run")
     record = json.loads((folder / "record.json").read_text())

@@ -17,18 +17,28 @@ def quiet() -> Iterator[None]:
     Tracing makes hundreds of thousands of objects that all stay: searching them again and again for garbage takes
     a sixth of its time.
     """
-    library, torch_log = logging.getLogger("transformers"), logging.getLogger("torch")
-    levels, collecting = (library.level, torch_log.level), gc.isenabled()
-    library.setLevel(logging.ERROR)
-    torch_log.setLevel(logging.CRITICAL)
+    collecting = gc.isenabled()
     gc.disable()
     try:
         # What a model prints while it is traced is no result, and torch prints whole graphs that it cannot trace.
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with without_advice(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """No warnings of libraries; other threads, which may train meanwhile, print and are collected as ever."""
+    library, torch_log = logging.getLogger("transformers"), logging.getLogger("torch")
+    levels = library.level, torch_log.level
+    library.setLevel(logging.ERROR)
+    torch_log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         library.setLevel(levels[0])
         torch_log.setLevel(levels[1])
-        if collecting:
-            gc.enable()
