@@ -31,6 +31,7 @@ from hydraplan.planner.frontend.models.model import MODEL, Loss, import_all, mak
 from hydraplan.planner.frontend.models.quiet import quiet
 from hydraplan.planner.frontend.models.saved import saved_names
 from hydraplan.planner.frontend.tracing.alike import as_one, constant_name
+from hydraplan.planner.frontend.tracing.answers import ANSWERS, answering
 from hydraplan.planner.frontend.tracing.buffers import written_back
 from hydraplan.planner.frontend.tracing.cuts import cut_positions, recomputed_nodes
 from hydraplan.planner.frontend.tracing.evaluation import mapped
@@ -62,6 +63,12 @@ MAKING = (
     "may depend on shapes and types, but not on values of tensors (no .item(), no numpy)"
 )
 """What to do where a model cannot be made."""
+TOLD = "told"
+"""Of an exported program's graph module, in its `meta`: why the model was told that it is traced."""
+NOT_AS_A_PLAIN_LOOP = (
+    "(as its plain loop runs it; told that it is being traced, the model traces, and may then do other arithmetic: "
+    "compare with your plain loop)"
+)
 
 
 def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
@@ -77,7 +84,7 @@ def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
         for _, tensor in named_tensors(module):
             without_values(tensor)
         traced = traced_buckets(job, module, exported_buckets(job, module, batch))
-    return replace(traced, notices=module.notices, made_by_chance=bool(drawn))
+    return replace(traced, notices=(*module.notices, *traced.notices), made_by_chance=bool(drawn))
 
 
 def exported_buckets(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> tuple[ExportedProgram, ...]:
@@ -125,12 +132,16 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         # One fake tensor a name: torch.export takes one tensor under two names for one input.
         example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in batch.items()}
     try:
-        with unnoticed():
-            return _exported(module, example, mode)
-    except RAISED:  # the user's own code under torch.export: anything may come out of it
-        pass  # it may do what can be traced where it knows that it is
-    try:
-        return _exported(module, example, mode)
+        with unnoticed(), answering(module, batch) as asked:
+            program = _exported(module, example, mode)
+            program.graph_module.meta[ANSWERS] = tuple(asked.answers)
+            return program
+    except RAISED as error:  # the user's own code under torch.export: anything may come out of it
+        stopped = str(_trace_error(job, module, error))
+    try:  # it may do what can be traced where it knows that it is
+        program = _exported(module, example, mode)
+        program.graph_module.meta[TOLD] = f"{stopped.partition(': ')[2]} {NOT_AS_A_PLAIN_LOOP}"
+        return program
     except RAISED as error:
         raise _trace_error(job, module, error) from error
 
@@ -179,6 +190,8 @@ def traced_module(
         loss=loss.all_input_nodes[0].name,
         unread=tuple(sorted(set(saved.values()) - read)),
         saved_names=saved,
+        notices=tuple(program.graph_module.meta[key] for key in (TOLD,) if key in program.graph_module.meta),
+        answers=program.graph_module.meta.get(ANSWERS, ()),
         construction_bytes=_construction_bytes(module),
     )
 

@@ -17,13 +17,13 @@ the model's code makes from literals) and batch values. The one output is the sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from hydraplan.plans.language.workload import Precision
 
@@ -76,6 +76,19 @@ class Placeholder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a forward asked about values of the batch, and was told: the graph is right where batches say the same."""
+
+    question: GraphModule
+    """From the batch values `names` to the tensor that was asked about."""
+    names: tuple[str, ...]
+    ask: Callable[[Tensor], Any]
+    """What was asked of it: bool, or Tensor.item."""
+    value: Any
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TracedGraph:
     digest: str
     """sha256 of the normalised graph: operators, arguments, shapes, strides, placeholders; and the precision."""
@@ -106,6 +119,8 @@ class TracedGraph:
     made_by_chance: bool = False
     """Whether Python's or numpy's generator was drawn from while the model was made: then another seed may make another
     graph."""
+    answers: tuple[Answer, ...] = ()
+    """What the forward was told about values of the first microbatch, and every other has to say too."""
     shorter: tuple[TracedGraph, ...] = ()
     """Of a job with lengths: the graphs of its smaller buckets, ascending; this is the largest bucket's. They are alike
     (`planner.frontend.tracing.alike`): one choice of cuts is one of all. `digest` is of all of them."""
