@@ -17,6 +17,7 @@ from hydraplan.planner.costs.facts import graph_facts
 from hydraplan.planner.frontend.models.fingerprints import fingerprints
 from hydraplan.planner.frontend.models.masters import unread_masters
 from hydraplan.planner.frontend.shards.build import same_graph_cause
+from hydraplan.planner.frontend.tracing.agreement import asks, begins_alike, refuse_other_answers
 from hydraplan.planner.frontend.tracing.trace import trace
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
 from hydraplan.planner.frontend.users.data import JobData, MapDataset, open_data
@@ -90,8 +91,13 @@ def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
     for job in jobs:  # what is made by chance may be another graph under another seed
         if job.seed != chance.get(causes[job.name], job.seed):
             causes[job.name] = (causes[job.name], job.seed)
+    for job, outcome in _ask(jobs, causes, learned, begins_alike, report):  # another answer makes another graph
+        if not outcome.result():
+            causes[job.name] = (causes[job.name], job.name)
     more = firsts([job for job in jobs if causes[job.name] not in learned], lambda job: causes[job.name])
     learned |= _learned(more, batches, report)
+    for _, outcome in _ask(jobs, causes, learned, refuse_other_answers, report):
+        outcome.result()
     graphs: dict[str, StudiedGraph] = {}
     facts: dict[str, Graph] = {}
     names: dict[str, str] = {}
@@ -121,11 +127,18 @@ class Learned:
     facts: Graph
     notices: tuple[str, ...]
     made_by_chance: bool
+    asks: bool
+    """Whether what the batches say decides the graph."""
 
 
 def learn(traced: TracedGraph) -> Learned:
     """Of a graph, wherever it is."""
-    return Learned(facts=graph_facts(traced, name=""), notices=traced.notices, made_by_chance=traced.made_by_chance)
+    return Learned(
+        facts=graph_facts(traced, name=""),
+        notices=traced.notices,
+        made_by_chance=traced.made_by_chance,
+        asks=asks(traced),
+    )
 
 
 def _learned(
@@ -139,6 +152,22 @@ def _learned(
     ]
     outcomes = answers([(graph, Question(f"trace {graph.job.name}", learn, {})) for graph in graphs], report)
     return {cause: (graph, outcome.result()) for cause, graph, outcome in zip(distinct, graphs, outcomes, strict=True)}
+
+
+def _ask(
+    jobs: Sequence[Job],
+    causes: Mapping[str, object],
+    learned: Mapping[object, tuple[StudiedGraph, Learned]],
+    function: Callable[[TracedGraph, Job], object],
+    report: Report,
+) -> list[tuple[Job, Outcome]]:
+    """What comes of a function of the graph and each job whose batches decide it."""
+    asking = [job for job in jobs if causes[job.name] in learned and learned[causes[job.name]][1].asks]
+    questions = [
+        (learned[causes[job.name]][0], Question(f"read batches of {job.name}", function, {"job": job}))
+        for job in asking
+    ]
+    return list(zip(asking, answers(questions, report), strict=True))
 
 
 def firsts(jobs: Sequence[Job], cause: Callable[[Job], Cause]) -> dict[Cause, Job]:

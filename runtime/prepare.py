@@ -17,6 +17,7 @@ from hydraplan.planner.frontend.models.fingerprints import drift, fingerprints, 
 from hydraplan.planner.frontend.shards.build import Known, build, same_graph_cause
 from hydraplan.planner.frontend.shards.program import ShardedGraph
 from hydraplan.planner.frontend.shards.sharded import shard
+from hydraplan.planner.frontend.tracing.agreement import Agreeing, asks
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
 from hydraplan.planner.frontend.users.data import JobData, open_data
 from hydraplan.plans.analysis.flow import layouts_of
@@ -30,7 +31,7 @@ from hydraplan.runtime.memory.store import HostStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    data: Mapping[str, JobData]
+    data: Mapping[str, JobData | Agreeing]
     graphs: Mapping[str, ShardedGraph]
     """By job; jobs of one graph and one choice of cuts share theirs."""
 
@@ -44,6 +45,7 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepar
     admit(plan.workload.jobs, plan.fingerprints, allow)
     data = {job.name: open_data(job) for job in plan.workload.jobs}
     drifted = list(drift(plan.fingerprints, fingerprints(plan.workload.jobs, data)))
+    sources: dict[str, JobData | Agreeing] = {}
     graphs: dict[str, ShardedGraph] = {}
     traces: dict[object, Known] = {}
     shared: dict[tuple[str, tuple[int, ...]], ShardedGraph] = {}
@@ -53,8 +55,9 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepar
         batch = data[job.name].microbatch(0, 0)
         cause = same_graph_cause(job, batch)
         known = traces.get(cause)
-        model, traced = build(job, batch, known=known if known is not None and known.serves(job) else None)
+        model, traced = build(job, batch, known=known if known is not None and known.serves(job, batch) else None)
         traces[cause] = Known.of(job, model, traced)
+        sources[job.name] = Agreeing(job=job, data=data[job.name], graph=traced) if asks(traced) else data[job.name]
         found = graph_drift(plan.facts, job.name, traced.digest) or _cut_drift(job, traced, plan)
         if not found:
             key = (layout.graph, layout.cuts)
@@ -68,7 +71,7 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepar
         del model
     if drifted:
         raise StalePlanError(drifted)
-    return Prepared(data=data, graphs=graphs)
+    return Prepared(data=sources, graphs=graphs)
 
 
 def _cut_drift(job: Job, traced: TracedGraph, plan: Plan) -> tuple[Finding, ...]:

@@ -136,6 +136,7 @@ def test_an_item_longer_than_the_largest_bucket_ends_its_job_by_name(
 def test_every_valid_plan_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout and four microbatches; plans drawn over all that may differ between them."""
     small = GPT2 | {"n_layer": 1}
+    small |= {"attn_implementation": "eager"}  # some microbatches need no padding: sdpa would take another kernel there
     job = varied_job("transformers:GPT2LMHeadModel", small, name="drawn", microbatches=4, steps=4)
     assert set(buckets_of(job)) == set(BUCKETS)
     shared = Known.of(job, *build(job, open_data(job).microbatch(0, 0)))

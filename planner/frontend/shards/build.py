@@ -18,6 +18,7 @@ from hydraplan.planner.frontend.models.loading import graph_cause, load_model, r
 from hydraplan.planner.frontend.models.model import MODEL, import_all, make_loss
 from hydraplan.planner.frontend.models.saved import form_of, has_extra_state, unwrapped
 from hydraplan.planner.frontend.shards.program import BuiltModel
+from hydraplan.planner.frontend.tracing.agreement import serves
 from hydraplan.planner.frontend.tracing.alike import constant_name
 from hydraplan.planner.frontend.tracing.trace import exported_buckets, named_tensors, naming_model, traced_buckets
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
@@ -55,9 +56,9 @@ class Known:
             seed=job.seed if graph.made_by_chance or model.constants_made else None,
         )
 
-    def serves(self, job: Job) -> bool:
-        """Whether a job of the same cause has this graph, and these constants."""
-        return self.seed is None or self.seed == job.seed
+    def serves(self, job: Job, batch: Mapping[str, Tensor]) -> bool:
+        """Whether a job of the same cause has this graph, and these constants; `batch`: its first microbatch."""
+        return (self.seed is None or self.seed == job.seed) and serves(self.graph, job, batch)
 
 
 def build(job: Job, batch: Mapping[str, Tensor], *, known: Known | None = None) -> tuple[BuiltModel, TracedGraph]:

@@ -73,8 +73,6 @@ def answering(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Asked
 
 ANSWERS = "answers"
 """Of an exported program's graph module, in its `meta`: what was answered for it."""
-MOST_ITEMS = 4096
-"""That are read to see, while planning, whether batches agree with the answers."""
 REMEDY = (
     "one graph goes one way: have all microbatches answer alike, or take the question out of the forward (a model of "
     'transformers: attn_implementation = "eager" asks nothing of a mask; where no batch is padded, leave the mask out)'
@@ -156,7 +154,7 @@ class _Answering(TorchFunctionMode):
         """The line that asks, and the module that it is in."""
         module, location = None, ""
         frame = sys._getframe(1)
-        while frame is not None and module is None:  # type: ignore[redundant-expr]
+        while frame is not None and module is None:
             users = str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _NOT_USERS
             if users and not location:
                 location = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -178,8 +176,8 @@ def _node_of(tensor: Tensor) -> Node | None:
 def _root() -> nn.Module:
     """What holds the constants of the graph that is being made."""
     mode = get_proxy_mode()
-    assert mode is not None
-    return mode.tracer.root
+    root = getattr(mode.tracer, "root", None) if mode is not None else None
+    return root if isinstance(root, nn.Module) else nn.Module()
 
 
 def _question(asked: Node, keys: Mapping[Node, str], root: nn.Module) -> GraphModule | None:

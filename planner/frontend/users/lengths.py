@@ -71,20 +71,24 @@ def _holds(dtype: torch.dtype, fill: Pad) -> bool:
 
 
 def examples(job: Job, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
-    """A microbatch of every bucket, ascending, from a microbatch of any; their values mean nothing.
+    """A microbatch of every bucket, ascending, from a microbatch of any: cut off, or filled up by what pads.
 
     Of a job without lengths: the microbatch.
     """
     if job.lengths is None:
         return (dict(batch),)
-    keys = {key for key, _ in job.lengths.pad}
+    fills = dict(job.lengths.pad)
     return tuple(
-        {
-            key: value.new_empty((len(value), length, *value.shape[2:])) if key in keys else value
-            for key, value in batch.items()
-        }
+        {key: _of_length(value, length, fills[key]) if key in fills else value for key, value in batch.items()}
         for length in job.lengths.buckets
     )
+
+
+def _of_length(value: Tensor, length: int, fill: Pad) -> Tensor:
+    result = value.new_full((len(value), length, *value.shape[2:]), fill)
+    shared = min(length, value.shape[1])
+    result[:, :shared] = value[:, :shared]
+    return result
 
 
 def length_of(batch: Mapping[str, Tensor], lengths: Lengths) -> int:

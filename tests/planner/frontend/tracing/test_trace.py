@@ -380,11 +380,11 @@ def test_a_known_graph_serves_other_seeds_unless_constants_were_made_with_the_mo
     other = replace(job, seed=job.seed + 1)
     assert same_graph_cause(job, batch_for(job)) == same_graph_cause(other, batch_for(other))
     known = Known.of(job, *build(job, batch_for(job)))
-    assert known.serves(job) and not known.serves(other)
+    assert known.serves(job, batch_for(job)) and not known.serves(other, batch_for(other))
     job, other = gpt2(), replace(gpt2(), seed=gpt2().seed + 1)
     first, graph = build(job, batch_for(job))
     known = Known.of(job, first, graph)
-    assert known.serves(other)
+    assert known.serves(other, batch_for(other))
     alone, _ = build(other, batch_for(other))
     shared, same = build(other, batch_for(other), known=known)
     assert same is graph

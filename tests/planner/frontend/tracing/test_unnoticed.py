@@ -75,10 +75,10 @@ class Asks(nn.Module):
 
 
 class Reads(Asks):
-    """Looks at values, but not where it is traced."""
+    """Looks at values that nobody knows before it runs, but not where it is traced."""
 
     def forward(self, value: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() and (value > 0).all():
+        if not torch.compiler.is_compiling() and (self.linear(value) > 0).all():
             return self.linear(value)
         return super().forward(value)
 
