@@ -11,6 +11,7 @@ All three jobs are in one workload, so their models are traced as few times as p
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -239,7 +241,16 @@ def run(made: Plan) -> dict[str, Result]:
 def _read(directory: Path, job: str) -> Result:
     with (directory / "losses" / f"{job}.csv").open() as lines:
         losses = tuple(float(row["loss"]) for row in csv.DictReader(lines))
-    return Result(losses=losses, weights=load_file(directory / "weights" / job / "model.safetensors"))
+    return Result(losses=losses, weights=_state(directory / "weights" / job))
+
+
+def _state(folder: Path) -> Mapping[str, Tensor]:
+    """Under the names of the model itself: a file that transformers writes has some others, and tied ones once."""
+    if not (folder / "config.json").exists():
+        return load_file(folder / "model.safetensors")
+    (class_name,) = json.loads((folder / "config.json").read_text())["architectures"]
+    state: Mapping[str, Tensor] = getattr(transformers, class_name).from_pretrained(folder).state_dict()
+    return state
 
 
 def plain_loop(name: str) -> Result:
