@@ -204,13 +204,22 @@ def _cuts(workload: Workload, known: Study, report: Report, part: float = 1.0) -
 
 def _facts(workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]], report: Report) -> Facts:
     asked = firsts(workload.jobs, lambda job: (known.graph_of[job.name], cuts[job.name]))
+    threads: dict[tuple[str, tuple[int, ...]], int] = {}
+    for job in workload.jobs:
+        key = (known.graph_of[job.name], cuts[job.name])
+        threads[key] = max(threads.get(key, 1), job.threads)
     questions = [
         (
             graph,
             Question(
                 f"cost the {len(positions) + 1} shards of {job.name}",
                 layout_facts,
-                dict(graph=graph, cuts=positions, profiles=workload.cluster.profiles),
+                dict(
+                    graph=graph,
+                    cuts=positions,
+                    profiles=workload.cluster.profiles,
+                    threads=threads[graph, positions],
+                ),
             ),
         )
         for (graph, positions), job in asked.items()

@@ -20,10 +20,17 @@ from hydraplan.plans.language.facts import CellTimes, Graph, Layout, ShardFacts,
 from hydraplan.plans.language.workload import Profile
 
 
-def layout_facts(traced: TracedGraph, graph: str, cuts: tuple[int, ...], profiles: Sequence[Profile]) -> Layout:
-    """The graph's shards and slabs under these cuts. Raises TraceError where a cut is not allowed."""
+def layout_facts(
+    traced: TracedGraph, graph: str, cuts: tuple[int, ...], profiles: Sequence[Profile], *, threads: int
+) -> Layout:
+    """The graph's shards and slabs under these cuts. Raises TraceError where a cut is not allowed.
+
+    `threads`: the most that a job of this layout gives a cell; some kernels need memory for each.
+    """
     sharded = shard(traced, cuts)
-    buckets = [_bucket_facts(graph, cut, profiles) for graph, cut in zip(traced.buckets, sharded.buckets, strict=True)]
+    buckets = [
+        _bucket_facts(graph, cut, profiles, threads) for graph, cut in zip(traced.buckets, sharded.buckets, strict=True)
+    ]
     slabs = tuple(
         SlabFacts(
             name=slab.name,
@@ -38,14 +45,16 @@ def layout_facts(traced: TracedGraph, graph: str, cuts: tuple[int, ...], profile
     return Layout(graph=graph, cuts=cuts, shards=shards, slabs=slabs)
 
 
-def _bucket_facts(traced: TracedGraph, sharded: ShardedGraph, profiles: Sequence[Profile]) -> list[ShardFacts]:
+def _bucket_facts(
+    traced: TracedGraph, sharded: ShardedGraph, profiles: Sequence[Profile], threads: int
+) -> list[ShardFacts]:
     forms = ShardForms(traced, sharded)
     costs: dict[str, ShardCost] = {}
     shards = []
     for number in range(len(sharded.programs)):
         form = forms.form(number)
         if form not in costs:
-            costs[form] = measure(sharded, number, forms.running(number))
+            costs[form] = measure(sharded, number, forms.running(number), threads)
         shards.append(_shard_facts(sharded, number, costs[form], profiles))
     return shards
 

@@ -8,7 +8,8 @@
 
 A dispatch mode sees every tensor that an operator makes, and each storage's death; under fake tensors
 the same stream of operators runs without memory, so a shard's figures are known before it ever runs. What
-was there before (parameters, activations in an arena) is not counted, nor is scratch inside of one operator.
+was there before (parameters, activations in an arena) is not counted. While an operator runs, its kernel's own scratch
+counts too (`planner.costs.scratch`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,19 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hydraplan.planner.costs.scratch import scratch_bytes
 from hydraplan.plans.analysis.arena import align
 
 
 class CountLiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages made inside, on fake or real tensors, but for `outside` ones."""
+    """Counts the bytes of all storages made inside, on fake or real tensors, but for `outside` ones.
 
-    def __init__(self, outside: Iterable[Tensor] = ()) -> None:
+    `threads`: that kernels run on.
+    """
+
+    def __init__(self, outside: Iterable[Tensor] = (), threads: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._threads = threads
         self.live_bytes = 0
         self.peak_bytes = 0
         self._sizes: dict[int, int] = {}
@@ -52,6 +58,8 @@ class CountLiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._track(leaf.untyped_storage(), counted=True)
+        scratch = scratch_bytes(func, args, kwargs or {}, result, self._threads)
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes + scratch)
         return result
 
     def _track(self, storage: UntypedStorage, *, counted: bool) -> None:

@@ -83,7 +83,7 @@ def cell_arguments(
     return forward, backward
 
 
-def measure(sharded: ShardedGraph, number: int, running: Mapping[int, Iterable[str]]) -> ShardCost:
+def measure(sharded: ShardedGraph, number: int, running: Mapping[int, Iterable[str]], threads: int = 1) -> ShardCost:
     """Work and live bytes of one shard, on fake tensors: nothing is computed, nothing allocated."""
 
     def make(tensor: TensorLayout) -> Tensor:
@@ -100,17 +100,17 @@ def measure(sharded: ShardedGraph, number: int, running: Mapping[int, Iterable[s
                 sharded.programs[number].backward(**forward, **backward, kept=result.kept)
             backward_work = counted.work
             del result
-        memory = count_memory(sharded, number, forward, backward)
+        memory = count_memory(sharded, number, forward, backward, threads)
     return ShardCost(forward=forward_work.work, backward=backward_work, memory=memory)
 
 
 def count_memory(
-    sharded: ShardedGraph, number: int, forward: Mapping[str, Any], backward: Mapping[str, Any]
+    sharded: ShardedGraph, number: int, forward: Mapping[str, Any], backward: Mapping[str, Any], threads: int = 1
 ) -> ShardMemory:
-    """Live bytes of one shard's cells on given arguments, fake or real."""
+    """Live bytes of one shard's cells on given arguments, fake or real, with what kernels take at so many threads."""
     program = sharded.programs[number]
     arguments = [leaf for leaf in tree_leaves((dict(forward), dict(backward))) if isinstance(leaf, Tensor)]
-    with _without_collection(), CountLiveBytes(arguments) as count:
+    with _without_collection(), CountLiveBytes(arguments, threads) as count:
         program.forward(**forward, keep=False)
         forward_peak = count.peak_bytes
         if not sharded.has_backward(number):

@@ -138,7 +138,7 @@ def traced(job: Job) -> TracedGraph:
 def facts_of(job: Job, graph: TracedGraph, cuts: tuple[int, ...]) -> Facts:
     return Facts(
         graphs=(graph_facts(graph, "graph"),),
-        layouts=(layout_facts(graph, "graph", cuts, (PROFILE,)),),
+        layouts=(layout_facts(graph, "graph", cuts, (PROFILE,), threads=job.threads),),
         jobs=(JobFacts(job=job.name, graph="graph", state_copies=state_of(job.optimizer, job.precision).copies),),
     )
 

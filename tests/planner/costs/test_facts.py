@@ -39,12 +39,12 @@ def traced() -> TracedGraph:
 def test_equal_blocks_are_measured_once(traced: TracedGraph, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
-    def counting(sharded: object, number: int, running: object) -> ShardCost:
+    def counting(sharded: object, number: int, running: object, threads: int) -> ShardCost:
         measured.append(number)
-        return measure(sharded, number, running)  # type: ignore[arg-type]
+        return measure(sharded, number, running, threads)  # type: ignore[arg-type]
 
     monkeypatch.setattr(facts, "measure", counting)
-    layout = layout_facts(traced, "g", block_cuts(traced), PROFILES)
+    layout = layout_facts(traced, "g", block_cuts(traced), PROFILES, threads=1)
     assert len(layout.shards) == 6
     assert measured == [0, 1, 5]
     assert layout.shards[1].kept_bytes == layout.shards[4].kept_bytes > 0
@@ -60,7 +60,7 @@ def test_forms_tell_apart_what_differs(traced: TracedGraph) -> None:
 
 
 def test_layout_says_what_shards_read_and_make(traced: TracedGraph) -> None:
-    layout = layout_facts(traced, "g", block_cuts(traced), PROFILES)
+    layout = layout_facts(traced, "g", block_cuts(traced), PROFILES, threads=1)
     assert layout.slab("0+5").readers == (0, 5)
     first, middle, last = layout.shards[0], layout.shards[2], layout.shards[5]
     assert first.slabs == ("0", "0+5") and last.slabs == ("5", "0+5")

@@ -68,7 +68,7 @@ def test_cuts_are_allowed_and_quiet(traced: TracedGraph) -> None:
 def test_shards_fit_as_measured(traced: TracedGraph) -> None:
     """The estimates that the partition goes by hold against the facts of the shards."""
     budget = 4 * KIB * KIB
-    layout = layout_facts(traced, "g", cut(traced, budget), (profiles()["server-cpu"],))
+    layout = layout_facts(traced, "g", cut(traced, budget), (profiles()["server-cpu"],), threads=1)
     for shard in layout.shards:
         slabs = sum(layout.slab(name).parameter_bytes for name in shard.slabs)
         gradients = sum(size for _, size in shard.gradient_bytes)
@@ -78,7 +78,7 @@ def test_shards_fit_as_measured(traced: TracedGraph) -> None:
 def test_estimates_of_segments_agree_with_measured_shards(traced: TracedGraph) -> None:
     cuts = cut(traced, 4 * KIB * KIB)
     profile = profiles()["server-cpu"]
-    layout = layout_facts(traced, "g", cuts, (profile,))
+    layout = layout_facts(traced, "g", cuts, (profile,), threads=1)
     sums = problem(traced, KIB).sums
     for begin, end, shard in zip((0, *cuts), (*cuts, len(traced.nodes)), layout.shards, strict=True):
         segments = sums.from_node(begin)

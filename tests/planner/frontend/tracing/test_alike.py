@@ -84,9 +84,9 @@ def test_facts_are_the_largest_of_any_bucket() -> None:
     job = weighted()
     traced = trace(job, tokens(4))
     cuts = traced.cut_positions[:2]
-    together = layout_facts(traced, "g", cuts, ())
+    together = layout_facts(traced, "g", cuts, (), threads=1)
     (small, large) = (trace(weighted((each,)), tokens(4)) for each in (4, 6))
-    alone = [layout_facts(each, "g", cuts, ()) for each in (small, large)]
+    alone = [layout_facts(each, "g", cuts, (), threads=1) for each in (small, large)]
     for shards in zip(together.shards, *(each.shards for each in alone), strict=True):
         for figure in ("activation_bytes", "batch_bytes", "kept_bytes", "recompute_workspace_bytes"):
             both, *single = (getattr(each, figure) for each in shards)
