@@ -51,7 +51,7 @@ def _summary(rows: Sequence[Row], outcomes: Mapping[str, Outcome]) -> list[str]:
 def _reasons(title: str, found: Sequence[tuple[str, str, str]]) -> list[str]:
     if not found:
         return []
-    lines = [f"| {name} | {class_name} | {_cell(why)} |" for name, class_name, why in found]
+    lines = [f"| {name} | {class_name} | {cell(why)} |" for name, class_name, why in found]
     return [f"## {title}", "", "| family | class | reason |", "| --- | --- | --- |", *lines, ""]
 
 
@@ -66,5 +66,5 @@ def _passing(found: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")

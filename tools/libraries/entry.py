@@ -43,11 +43,11 @@ def is_installed(entry: Entry) -> bool:
 
 def make_model(entry: Entry) -> nn.Module:
     """The model, as its constructor leaves it."""
-    _declare_vision_operators()
+    declare_vision_operators()
     return entry.make(importlib.import_module(entry.package))
 
 
-def _declare_vision_operators() -> None:
+def declare_vision_operators() -> None:
     """torchvision's wheel is built for CUDA: beside a CPU build of torch its extension cannot be loaded, and its Python
     part only where the two operators that it extends are declared by somebody."""
     if find_spec("torchvision") is None or hasattr(torch.ops.torchvision, "nms"):
