@@ -2,6 +2,7 @@
 
     jobs -> study (data, traced graphs)        needs the user's code; the same for every cluster
          -> cuts -> facts -> decisions         cutting.partition, costs.facts, scheduling.schedule
+         -> audits                             audits: each graph beside its model
          -> lists -> predictions -> Plan       lists.making, plans.prediction.simulate
 
 Nothing here has a clock or reads an environment: the same input gives the same plan to the byte.
@@ -14,6 +15,7 @@ from dataclasses import replace
 
 import torch
 
+from hydraplan.planner.audits import When, audits
 from hydraplan.planner.costs.facts import layout_facts
 from hydraplan.planner.cutting.partition import partition
 from hydraplan.planner.frontend.models.admit import admit
@@ -50,11 +52,13 @@ def plan(
     solver: SolverOptions | None = None,
     studied: Study | None = None,
     cuts: Mapping[str, tuple[int, ...]] | None = None,
+    audit: When = "auto",
     report: Report = quietly,
 ) -> Plan:
-    """Plan a workload: trace, cut, cost, schedule, list, predict.
+    """Plan a workload: trace, cut, cost, schedule, list, predict, audit.
 
     `studied`: a study of these jobs, made before. `cuts`: job -> cut positions, instead of the planner's own.
+    `audit`: whether graphs are held against their models (`planner.audits`).
     Raises TraceError, WorkloadError, and InfeasibleError where the cluster cannot hold some job.
     """
     wrong = workload_findings(workload)
@@ -63,6 +67,17 @@ def plan(
     known = studied if studied is not None else study(workload.jobs, report=report)
     options = solver if solver is not None else SolverOptions()
     _check_optimizers(workload.jobs)
+    made = _planned(workload, known, cuts, options, report)
+    return _audited(made, known, audit, report)
+
+
+def _planned(
+    workload: Workload,
+    known: Study,
+    cuts: Mapping[str, tuple[int, ...]] | None,
+    options: SolverOptions,
+    report: Report,
+) -> Plan:
     if cuts is not None:
         return _scheduled(workload, known, cuts, options, report)
     refusals = []
@@ -77,6 +92,11 @@ def plan(
     raise _named(workload, known, min(refusals, key=lambda error: error.missing_bytes), largest)
 
 
+def _audited(made: Plan, known: Study, when: When, report: Report) -> Plan:
+    cuts = {each.job: each.cuts for each in made.decisions.cuts}
+    return replace(made, audits=audits(made.workload, known, cuts, when, report))
+
+
 def _scheduled(
     workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]], options: SolverOptions, report: Report
 ) -> Plan:
@@ -88,11 +108,16 @@ def _scheduled(
 
 
 def replan(
-    edited: Plan, *, discard_edited_lists: bool = False, allow: Collection[str] = (), report: Report = quietly
+    edited: Plan,
+    *,
+    discard_edited_lists: bool = False,
+    allow: Collection[str] = (),
+    audit: When = "auto",
+    report: Report = quietly,
 ) -> Plan:
     """New lists and predictions for decisions that were edited by hand; the decisions stay as they are.
 
-    `allow`: as for `runtime.execute`.
+    `allow`: as for `runtime.execute`; `audit`: as for `plan`.
     Raises WorkloadError where lists were edited too and must not be discarded, or cuts are none that the graph allows;
     StalePlanError where the user's code or libraries have changed since the plan was made; InvalidPlanError where
     decisions contradict the workload, or the plan names what it may not call; InfeasibleError where they do not fit.
@@ -119,7 +144,8 @@ def replan(
     with collector_paused():
         phases = make_lists(edited.workload, facts_now, edited.decisions)
         scheduled = Scheduled(edited.decisions, phases, record, None)
-        return _complete(edited.workload, facts_now, scheduled, known.fingerprints)
+        made = _complete(edited.workload, facts_now, scheduled, known.fingerprints)
+        return _audited(made, known, audit, report)
 
 
 def _named(workload: Workload, known: Study, refusal: InfeasibleError, largest: str) -> InfeasibleError:

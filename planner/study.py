@@ -69,6 +69,8 @@ class Study:
     """Of the graphs, by their names."""
     graph_of: Mapping[str, str]
     """Job -> graph name."""
+    data: Mapping[str, JobData]
+    """By job."""
     fingerprints: tuple[Fingerprint, ...]
     notices: tuple[str, ...]
     """What the user should know of data and checkpoints: items that are dropped, masters that are not read."""
@@ -115,6 +117,7 @@ def study(jobs: Sequence[Job], *, report: Report = quietly) -> Study:
         graphs=graphs,
         facts=facts,
         graph_of={job.name: name_of[causes[job.name]] for job in jobs},
+        data=data,
         fingerprints=fingerprints(jobs, data),
         notices=tuple(dict.fromkeys(notices)),
     )

@@ -35,6 +35,7 @@ def execute(
     *,
     progress: Progress | None = None,
     allow: Collection[str] = (),
+    audit: bool = False,
     compute_context: ComputeContext = no_context,
     disk: Disk | None = None,
 ) -> RunResult:
@@ -42,6 +43,8 @@ def execute(
 
     `allow`: targets (`package.module:callable`) that the plan may call although they are neither in the working
     directory nor installed with a version that the plan names.
+
+    `audit`: train two steps of each graph that the plan has not audited beside its model first, to the bit.
 
     Jobs that fail are in the result (`RunResult.failed`), and so are files that could not be written; the others go on.
     Raises InvalidPlanError, StalePlanError, RunError, and TraceError and WorkloadError of the user's code, before
@@ -67,7 +70,7 @@ def execute(
         store = HostStore(host_backing(plan.workload.cluster).host_memory)
         keeper = Keeper(plan, run, store, shown)
         with memory_for("the models of this plan and the memory of its devices"):
-            prepared = prepare(plan, store, allow)
+            prepared = prepare(plan, store, allow, audit=audit)
             training = Training(
                 plan,
                 graphs=prepared.graphs,

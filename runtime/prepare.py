@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from hydraplan.planner.frontend.auditing.audit import audit as audit_graph
+from hydraplan.planner.frontend.auditing.audit import batches_of, refusal
 from hydraplan.planner.frontend.models.admit import admit
 from hydraplan.planner.frontend.models.fingerprints import drift, fingerprints, graph_drift, stale
 from hydraplan.planner.frontend.shards.build import Known, build, same_graph_cause
@@ -21,7 +23,7 @@ from hydraplan.planner.frontend.tracing.agreement import Agreeing, asks
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
 from hydraplan.planner.frontend.users.data import JobData, open_data
 from hydraplan.plans.analysis.flow import layouts_of
-from hydraplan.plans.language.errors import Finding, StalePlanError
+from hydraplan.plans.language.errors import Finding, StalePlanError, TraceError
 from hydraplan.plans.language.facts import Layout
 from hydraplan.plans.language.optimizer import state_of
 from hydraplan.plans.language.plan import Plan
@@ -36,11 +38,14 @@ class Prepared:
     """By job; jobs of one graph and one choice of cuts share theirs."""
 
 
-def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepared:
+def prepare(plan: Plan, store: HostStore, allow: Collection[str] = (), *, audit: bool = False) -> Prepared:
     """Fill the store and return what training needs besides.
 
+    `audit`: train two steps of each graph that the plan has not audited beside its model, before anything else.
+
     Raises InvalidPlanError where the plan names what it may not call, and `allow` does not name it; StalePlanError,
-    naming all that drifted, old and new; WorkloadError and TraceError where the user's code fails.
+    naming all that drifted, old and new; WorkloadError and TraceError where the user's code fails, or a graph does not
+    train as its model does.
     """
     admit(plan.workload.jobs, plan.fingerprints, allow)
     data = {job.name: open_data(job) for job in plan.workload.jobs}
@@ -50,6 +55,7 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepar
     traces: dict[object, Known] = {}
     shared: dict[tuple[str, tuple[int, ...]], ShardedGraph] = {}
     layouts = layouts_of(plan)
+    left = not_audited(plan) if audit else set()
     for job in plan.workload.jobs:
         layout = layouts[job.name]
         batch = data[job.name].microbatch(0, 0)
@@ -66,12 +72,31 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = ()) -> Prepar
             graphs[job.name] = shared[key]
             found = size_drift(job.name, shared[key], layout, f"/facts/layouts/{plan.facts.layouts.index(layout)}")
         drifted += found
+        if not drifted and layout.graph in left:
+            left.remove(layout.graph)
+            _audit(plan, job, data[job.name], traced, layout.cuts, traces[cause])
         if not drifted:
             store.add(job.name, graphs[job.name], state_of(job.optimizer, job.precision), model)
         del model
     if drifted:
         raise StalePlanError(drifted)
     return Prepared(data=sources, graphs=graphs)
+
+
+def not_audited(plan: Plan) -> set[str]:
+    """Graphs that the plan says nothing of, or that they were not audited."""
+    known = {each.graph for each in plan.audits if each.verdict != "not audited"}
+    return {each.graph for each in plan.facts.jobs} - known
+
+
+def _audit(plan: Plan, job: Job, data: JobData, traced: TracedGraph, cuts: tuple[int, ...], known: Known) -> None:
+    """Raises TraceError where a graph does not train as the job's model does, and a job of it does not accept that."""
+    found = audit_graph(job, batches_of(data), traced, cuts, known=known)
+    graph = next(each.graph for each in plan.facts.jobs if each.job == job.name)
+    own = {each.job for each in plan.facts.jobs if each.graph == graph}
+    strict = [each.name for each in plan.workload.jobs if each.name in own and each.audit != "tell"]
+    if found.verdict in ("differs", "unsteady") and strict:
+        raise TraceError(refusal(job, found, strict))
 
 
 def _cut_drift(job: Job, traced: TracedGraph, plan: Plan) -> tuple[Finding, ...]:

@@ -280,6 +280,7 @@ class _Reader:
             checkpoint=checkpoint,
             lengths=table.lengths.lengths() if table.lengths is not None else None,
             base=table.base,
+            audit=table.audit,
         )
 
     def model(self, table: ModelTable, path: str) -> tuple[Target, Checkpoint | None]:

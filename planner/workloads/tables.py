@@ -19,7 +19,7 @@ from hydraplan.planner.workloads.values import Argument, Name, Rate, Size, pad_v
 from hydraplan.plans.file.models import LARGEST
 from hydraplan.plans.language.names import CALLABLE, NAME_IN_WORDS
 from hydraplan.plans.language.optimizer import ARGUMENTS
-from hydraplan.plans.language.workload import Arguments, Lengths, Precision, Target
+from hydraplan.plans.language.workload import Arguments, Lengths, OnDifference, Precision, Target
 
 Location = tuple[str | int, ...]
 CALL = CALLABLE
@@ -275,6 +275,11 @@ class JobTable(Table):
         "what is computed in which type",
         '"fp32"; "bf16" (parameters in bf16, with fp32 masters); or "autocast" (bf16 where it is safe)',
         default="fp32",
+    )
+    audit: OnDifference = key(
+        "what to do where two steps of the cut graph differ from two of the model",
+        '"refuse", or "tell" (plan it, and say so)',
+        default="refuse",
     )
     base: bool = key(
         "of a peft model: save the model that it adapts too; without it: its adapters alone",

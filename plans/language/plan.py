@@ -6,11 +6,13 @@ decisions     what the solver (or a person) chose
 phases        the lists made from the decisions: only these execute
 predictions   what the simulator says of the lists
 fingerprints  what the plan was made from
+audits        whether each graph trains as its model does
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hydraplan.plans.language.facts import Facts
 from hydraplan.plans.language.steps import Step
@@ -120,6 +122,19 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What came of training the real model of a graph beside its cut graph, two steps each, to the bit."""
+
+    graph: str
+    verdict: Literal["equal", "told", "not audited"]
+    """`told`: they differ, and the jobs accept that."""
+    jobs: tuple[str, ...] = ()
+    """Whose models were trained, with their seeds, data and cuts; what else shares the graph has other values."""
+    text: str = ""
+    """Where and how they differ; why it was not done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     workload: Workload
     facts: Facts
@@ -134,3 +149,5 @@ class Plan:
     predictions: Predictions
     solver: SolverRecord
     fingerprints: tuple[Fingerprint, ...] = field(default=())
+    audits: tuple[Audit, ...] = field(default=())
+    """By graph; those that are not named were not audited."""

@@ -19,6 +19,9 @@ Precision: TypeAlias = Literal["fp32", "bf16", "autocast"]
 """`fp32`: as the model is written. `bf16`: its parameters are bf16, updated by way of fp32 masters. `autocast`: its
 forward and loss run under bf16 autocast; parameters, gradients and optimizer as in fp32."""
 
+OnDifference: TypeAlias = Literal["refuse", "tell"]
+"""What an audit does where the cut graph does not train as the model does: refuse the job, or accept and tell it."""
+
 HOST = "host"
 """The reserved place name of the host: the host store and its update workers."""
 
@@ -114,7 +117,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One model to train. Everything here is part of the job's numerics but for its name and `base`."""
+    """One model to train. Everything here is part of the job's numerics but for its name, `base` and `audit`."""
 
     name: str
     model: Target
@@ -137,6 +140,7 @@ class Job:
     """Null: all items are of one size."""
     base: bool = False
     """Whether the model that a peft model adapts is saved beside its adapters."""
+    audit: OnDifference = "refuse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

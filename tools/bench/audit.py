@@ -4,9 +4,9 @@
     refused    planning says no, with a reason: the front end, or the audit that found a difference
     defect     anything else: a crash, a hang, an untold error
 
-A family is audited without dropout and with every dropout that it has; a model of a library as its constructor leaves
-it (extra `audit`; those that are not installed are skipped, and told). Each is cut into four shards, in a process of
-its own. Resumable: what audit.json holds is not tried again; names try those again, `--again` all. Writes AUDIT.md.
+A family is audited with every dropout that it has; a model of a library as its constructor leaves it (extra `audit`;
+those that are not installed are skipped, and told). Each is cut into four shards, in a process of its own. Resumable:
+what audit.json holds is not tried again; names try those again, `--again` all. Writes AUDIT.md.
 
 The last line is a JSON object: how many are equal, refused, skipped, and `defects`; the command ends with 1 where there
 is a defect, or fewer are equal than the aims say.
@@ -144,10 +144,8 @@ def jobs_of(name: str) -> list[Job]:
         return [_job("as-made", target(path=f"{module}:make"), rows, Target(path=f"{module}:loss"))]
     module = "hydraplan.tools.families.models"
     rows = Target(path=f"{module}:rows", arguments=(("count", STEPS * ROWS), ("name", name)))
-    models: dict[str, tuple[tuple[str, Value], ...]] = {
-        kind: (("dropout", kind == "with-dropout"), ("name", name)) for kind in ("without-dropout", "with-dropout")
-    }
-    return [_job(kind, Target(path=f"{module}:make", arguments=given), rows) for kind, given in models.items()]
+    given: tuple[tuple[str, Value], ...] = (("dropout", True), ("name", name))
+    return [_job("with-dropout", Target(path=f"{module}:make", arguments=given), rows)]
 
 
 def _job(name: str, model: Target, data: Target, loss: Target | None = None) -> Job:
@@ -199,8 +197,8 @@ def markdown(known: Mapping[str, Outcome]) -> str:
         f"transformers {version('transformers')}, torch {version('torch')}. Written by `make bench NAME=audit`.",
         "",
         "Each model is tiny, cut into at most four shards and audited: two training steps of the real model beside two",
-        "of its cut graph, losses, gradients, buffers and weights to the bit. Families of transformers without dropout",
-        "and with all dropouts that they have; models of other libraries as their constructors leave them.",
+        "of its cut graph, losses, gradients, buffers and weights to the bit. Families of transformers have all their",
+        "dropouts; models of other libraries are as their constructors leave them.",
         "",
         "| | equal | refused | defect | skipped |",
         "| --- | ---: | ---: | ---: | ---: |",

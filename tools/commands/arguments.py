@@ -53,6 +53,15 @@ Effort = Annotated[
     ),
 ]
 
+Audits = Annotated[
+    Literal["always", "auto", "never"],
+    Parameter(
+        name="--audit",
+        show_default=True,
+        help="train two steps of each graph beside its model and compare all bits; auto: where that takes seconds",
+    ),
+]
+
 Allow = Annotated[
     tuple[str, ...],
     Parameter(

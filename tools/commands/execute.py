@@ -21,11 +21,26 @@ from hydraplan.tools.planfile import lines_of, read_sound_plan
 from hydraplan.tools.run_report import read_report
 from hydraplan.tools.signals import stoppable, told
 
+Audit = Annotated[
+    bool,
+    Parameter(
+        name="--audit",
+        negative=(),
+        help="first train two steps of each graph that the plan has not audited beside its model, and compare all bits",
+    ),
+]
 RunDirectory = Annotated[Path, Parameter(name=["--output", "-o"], help="the run directory to write")]
 
 
 def execute(
-    plan: PlanFile, /, *, output: RunDirectory, allow: Allow = (), as_json: AsJson = False, quiet: Quiet = False
+    plan: PlanFile,
+    /,
+    *,
+    output: RunDirectory,
+    allow: Allow = (),
+    audit: Audit = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Train exactly as a plan says and write a run directory.
 
@@ -51,7 +66,7 @@ def execute(
     try:
         with lines_of(document), said.working(), stoppable():
             shown = NoProgress() if quiet else progress_for(sys.stderr)
-            result = runtime.execute(document.plan, output, allow=allow, progress=shown)
+            result = runtime.execute(document.plan, output, allow=allow, audit=audit, progress=shown)
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt, output)
     if "record.json" in result.unwritten:

@@ -55,6 +55,8 @@ def show(plan: Plan, simulation: Simulation, output: Output) -> None:
     _show_code(plan, output)
     _show_devices(plan, output)
     _show_phases(plan, simulation, output)
+    for line in audit_lines(plan):
+        output.line(line)
     said, solver = plan.predictions, plan.solver
     output.line(
         f"Host: {format_bytes(said.host_peak_bytes)} of {format_bytes(plan.workload.cluster.host_memory_bytes)}, "
@@ -67,6 +69,25 @@ def show(plan: Plan, simulation: Simulation, output: Output) -> None:
         f"the list schedule takes {format_duration(solver.list_schedule_us)}"
     )
     output.line()
+
+
+def audit_lines(plan: Plan) -> list[str]:
+    """What is known of each graph's equality with its model; and which jobs an audit covers."""
+    known = {each.graph: each for each in plan.audits}
+    lines = []
+    for graph in plan.facts.graphs:
+        audit = known.get(graph.name)
+        if audit is None or audit.verdict == "not audited":
+            why = f": {audit.text}" if audit is not None else ""
+            lines.append(f"Audit: {graph.name} not audited{why}")
+            continue
+        jobs = [each.job for each in plan.facts.jobs if each.graph == graph.name and each.job not in audit.jobs]
+        seeds = {job.name: job.seed for job in plan.workload.jobs}
+        with_seeds = ", ".join(f"{name} (seed {seeds[name]})" for name in audit.jobs)
+        shared = f"; {', '.join(jobs)}: the same graph, other values" if jobs else ""
+        verdict = "equal" if audit.verdict == "equal" else f"DIFFERS, as its jobs accept: {audit.text}"
+        lines.append(f"Audit: {graph.name}, two steps of {with_seeds} beside its model: {verdict}{shared}")
+    return lines
 
 
 def layout_of(plan: Plan, job: str) -> Layout:
@@ -217,5 +238,6 @@ def _document(plan: Plan, simulation: Simulation) -> dict[str, object]:
         ],
         "predictions": asdict(plan.predictions),
         "solver": asdict(plan.solver),
+        "audits": [asdict(each) for each in plan.audits],
         "lists_edited": lists_edited(plan),
     }

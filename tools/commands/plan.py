@@ -13,12 +13,13 @@ from cyclopts import Parameter
 from hydraplan.planner.processes.collector import collector_paused
 from hydraplan.plans.language.errors import WorkloadError
 from hydraplan.plans.language.plan import Plan
-from hydraplan.tools.commands.arguments import Allow, AsJson, Effort, Quiet, Solver, TimeLimit, solver_options
+from hydraplan.tools.commands.arguments import Allow, AsJson, Audits, Effort, Quiet, Solver, TimeLimit, solver_options
 from hydraplan.tools.output import Output
 from hydraplan.tools.planfile import check_output, lines_of, read_plan, write_plan
 from hydraplan.tools.summary import plan_summary
 
 if TYPE_CHECKING:
+    from hydraplan.planner.audits import When
     from hydraplan.planner.scheduling.solver import SolverOptions
 
 
@@ -31,6 +32,7 @@ def plan(
     discard_edited_lists: Annotated[
         bool, Parameter(help="with --from: make new lists even where the plan's were edited")
     ] = False,
+    audit: Audits = "auto",
     allow: Allow = (),
     solver: Solver = "highs",
     time_limit: TimeLimit = None,
@@ -40,9 +42,9 @@ def plan(
 ) -> int:
     """Plan a workload and write the plan file.
 
-    Traces the models, cuts them into shards, costs these, and solves one schedule over all jobs and devices. Changes
-    nothing else. With --from, takes the decisions of an edited plan as they are, and makes new lists and predictions
-    for them.
+    Traces the models, cuts them into shards, costs these, solves one schedule over all jobs and devices, and trains two
+    steps of each graph that is small enough beside its model, to compare all bits. Changes nothing else. With --from,
+    takes the decisions of an edited plan as they are, and makes new lists and predictions for them.
 
         $ hydraplan plan sweep.toml -o plan.json
     """
@@ -54,9 +56,9 @@ def plan(
                 raise WorkloadError("--discard-edited-lists belongs to --from PLAN")
             if allow:
                 raise WorkloadError("--allow belongs to --from PLAN: a workload is taken to be your own")
-            made, notices = _plan(workload, output, partial(solver_options, solver, time_limit, effort), said)
+            made, notices = _plan(workload, output, partial(solver_options, solver, time_limit, effort), audit, said)
         elif source is not None and workload is None:
-            made, notices = _replan(source, output, discard_edited_lists, allow, said)
+            made, notices = _replan(source, output, discard_edited_lists, allow, audit, said)
         else:
             raise WorkloadError("name either a WORKLOAD or --from PLAN")
     said.json(_document(output, made, notices))
@@ -66,7 +68,7 @@ def plan(
 
 
 def _plan(
-    workload_file: Path, path: Path, options: Callable[[], SolverOptions], output: Output
+    workload_file: Path, path: Path, options: Callable[[], SolverOptions], audit: When, output: Output
 ) -> tuple[Plan, Sequence[str]]:
     """The plan, and what the user should know of the data."""
     from hydraplan.planner.workloads.file import load
@@ -78,20 +80,24 @@ def _plan(
     studied = study(workload.jobs, report=output.progress)
     for notice in studied.notices:
         output.progress(notice)
-    made = pipeline.plan(workload, solver=options(), studied=studied, report=output.progress)
+    made = pipeline.plan(workload, solver=options(), studied=studied, audit=audit, report=output.progress)
     write_plan(made, path)
     return made, studied.notices
 
 
 def _replan(
-    source: Path, path: Path, discard_edited_lists: bool, allow: Collection[str], output: Output
+    source: Path, path: Path, discard_edited_lists: bool, allow: Collection[str], audit: When, output: Output
 ) -> tuple[Plan, Sequence[str]]:
     document = read_plan(source)
     from hydraplan.planner import pipeline
 
     with lines_of(document):
         made = pipeline.replan(
-            document.plan, discard_edited_lists=discard_edited_lists, allow=allow, report=output.progress
+            document.plan,
+            discard_edited_lists=discard_edited_lists,
+            allow=allow,
+            audit=audit,
+            report=output.progress,
         )
     # Notes sit on what people edit; those on steps would point into lists that are no more.
     notes = {pointer: note for pointer, note in document.notes.items() if not pointer.startswith("/phases")}
@@ -115,4 +121,5 @@ def _document(path: Path, made: Plan, notices: Sequence[str]) -> dict[str, objec
         "phases": len(made.phases),
         "predictions": asdict(made.predictions),
         "solver": asdict(made.solver),
+        "audits": [asdict(each) for each in made.audits],
     }

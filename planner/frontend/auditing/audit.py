@@ -94,6 +94,13 @@ def audit(
             raise TraceError(f"job {job.name}: its audit stopped: {because(error, REMEDIES['loss'])}") from error
 
 
+def refusal(job: Job, found: Audited, strict: Sequence[str]) -> str:
+    """What to say of a difference that the jobs `strict` do not accept."""
+    accept = 'audit = "tell"' if list(strict) == [job.name] else f'audit = "tell" in {", ".join(strict)}'
+    what = "cannot be held to any bits" if found.verdict == "unsteady" else "does not train as its model does"
+    return f"job {job.name}: audited, it {what}: {found.text}; {accept} plans it all the same"
+
+
 def _audit(job: Job, batches: Batches, traced: TracedGraph, cuts: Sequence[int], known: Known | None) -> Audited:
     first = _Run(job, batches, traced, cuts, known)
     if first.cut.traced.digest != traced.digest:
