@@ -20,10 +20,11 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import get_importer
 from typing import Literal
 
 OWN_PACKAGE = "hydraplan"
@@ -132,7 +133,24 @@ def _spec(module: str) -> ModuleSpec | None:
         if spec is None or spec.submodule_search_locations is None:
             return None
         name = f"{name}.{part}"
-        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+        spec = _within_package(name, list(spec.submodule_search_locations))
+    return spec
+
+
+def _within_package(name: str, folders: Sequence[str]) -> ModuleSpec | None:
+    """A module in the folders of its package. Python's own search would want the package imported where the module is a
+    folder without an `__init__`."""
+    parts: list[str] = []
+    for folder in folders:
+        finder = get_importer(folder)
+        found = finder.find_spec(name) if finder is not None else None
+        if found is not None and found.loader is not None:
+            return found
+        parts += (found.submodule_search_locations or []) if found is not None else []
+    if not parts:
+        return None
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = parts
     return spec
 
 
