@@ -23,6 +23,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from heapq import heappop, heappush
 from threading import Condition, Thread
 from typing import Any
@@ -39,7 +40,8 @@ from hydraplan.runtime.devices.timelines import FOR_EVER, Timeline
 
 WORKSPACE_CONFIG = "CUBLAS_WORKSPACE_CONFIG"
 WORKSPACE_OF_CUBLAS = ":4096:8"
-"""What cuBLAS needs to give the same bits in every run: 32 MiB a stream, which torch's allocator gives it."""
+"""What cuBLAS needs to give the same bits in every run, set before its first use: 32 MiB a stream, of torch's
+allocator."""
 
 ANCHOR_NS = 1_000_000_000
 """How far apart two events may be: the time between them is told in milliseconds, as fp32."""
@@ -258,7 +260,10 @@ class AddressRange:
     """
 
     def __init__(self, gpu: torch.device, size: int) -> None:
-        from cuda.bindings import driver  # comes with torch's CUDA builds
+        try:
+            from cuda.bindings import driver  # comes with torch's CUDA builds
+        except ImportError as error:
+            raise RunError(f"{gpu} needs the package cuda-bindings: {error}; pip install cuda-bindings") from error
 
         self._driver, self._gpu, self._size = driver, gpu, size
         place = driver.CUmemLocation()
@@ -322,6 +327,7 @@ class AddressRange:
 class CudaBacking:
     def __init__(self, backing: str) -> None:
         self._gpu = torch.device(backing)
+        os.environ.setdefault(WORKSPACE_CONFIG, WORKSPACE_OF_CUBLAS)
 
     def open(self, spec: DeviceSpec, link: PacedLink) -> CudaDevice:
         there = torch.cuda.device_count()
@@ -330,7 +336,6 @@ class CudaBacking:
                 f"device {spec.name} is backed by {spec.backing}, and torch sees {there} CUDA GPUs here; "
                 "correct its backing in the workload and plan again"
             )
-        os.environ.setdefault(WORKSPACE_CONFIG, WORKSPACE_OF_CUBLAS)
         return CudaDevice(spec, link, self._gpu)
 
     def host_memory(self, size: int) -> Tensor:
@@ -345,7 +350,8 @@ class PinnedPages(mmap.mmap):
     def __init__(self, *_: Any) -> None:
         self._pinned = 0
         address = torch.frombuffer(self, dtype=torch.uint8).data_ptr()
-        if torch.cuda.cudart().cudaHostRegister(address, len(self), 0):
+        # torch's enum of errors is true whatever it says: success has to be asked for.
+        if int(torch.cuda.cudart().cudaHostRegister(address, len(self), 0)) != 0:
             raise RunError(
                 f"the host has no {len(self)} bytes of memory that a GPU may read; "
                 "see how much memory is free, and whether `ulimit -l` limits it"
@@ -354,4 +360,5 @@ class PinnedPages(mmap.mmap):
 
     def __del__(self) -> None:
         if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._pinned)
+            with suppress(Exception):  # at the end of the interpreter torch may be gone before it
+                torch.cuda.cudart().cudaHostUnregister(self._pinned)

@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pynvml
+try:
+    import pynvml
+except ImportError:  # a core package; a checkout that runs without installation may lack it
+    pynvml = None
 
 Value = TypeVar("Value")
 
@@ -66,7 +69,10 @@ def gpu_by_uuid(uuid: str) -> Gpu | None:
 
 @contextmanager
 def _nvml() -> Iterator[bool]:
-    """NVML, opened; False: there is no driver, or none that answers."""
+    """NVML, opened; False: there is no driver, or none that answers, or not its package."""
+    if pynvml is None:
+        yield False
+        return
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

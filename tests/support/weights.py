@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def saved_state(folder: Path) -> dict[str, Tensor]:
@@ -31,7 +34,9 @@ def _with_tied(path: Path) -> dict[str, Tensor]:
     return state | {name: state[kept] for name, kept in tied.items()}
 
 
-def _of_transformers(folder: Path) -> transformers.PreTrainedModel:
+def _of_transformers(folder: Path) -> PreTrainedModel:
     config = folder / "config.json"
+    import transformers
+
     (name,) = json.loads(config.read_text())["architectures"]
     return getattr(transformers, name).from_pretrained(folder)  # type: ignore[no-any-return]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import pytest
 import torch
 from support.drawn import Coverage, draw_phase
 from support.models import BERT, GPT2, LLAMA, NO_DROPOUT, T5, TOKENS
@@ -46,6 +46,9 @@ from hydraplan.plans.prediction.simulate import predict
 from hydraplan.runtime import execute, prepare
 from hydraplan.runtime.replaying.replay import ComputeContext
 from hydraplan.runtime.training import no_context
+
+if TYPE_CHECKING:
+    import pytest
 
 GIB = 1 << 30
 PROFILE = Profile(
