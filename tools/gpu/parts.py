@@ -15,13 +15,13 @@ import torch
 from hydraplan.planner import pipeline
 from hydraplan.planner.costs.catalogue import name_of_card, profiles
 from hydraplan.planner.frontend.models.model import make_loss
+from hydraplan.planner.frontend.shards.deterministic import deterministic
 from hydraplan.planner.frontend.users.data import open_data
 from hydraplan.plans.language.plan import Plan
 from hydraplan.plans.language.workload import Cluster, Device, Job, Link, Target, Workload
 from hydraplan.runtime import RunResult, execute
 from hydraplan.runtime.devices.backings import backing_of
 from hydraplan.runtime.devices.links import PacedLink
-from hydraplan.runtime.training import deterministic
 from hydraplan.tools.gpu.contract import CONTRACT
 
 Figures = dict[str, object]
