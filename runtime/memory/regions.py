@@ -32,6 +32,7 @@ class Region:
             layout.name: view(address + layout.offset_bytes, layout.shape, layout.stride, layout.dtype)
             for layout in layouts
         }
+        self._own |= {layout.name: self._own[layout.shares] for layout in layouts if layout.shares is not None}
         self._others: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         """Views with other strides than the layout's, by name and stride."""
         self.tensors: dict[str, Tensor] = {}

@@ -43,6 +43,7 @@ def state_layouts(slab: SlabLayout, state: State) -> tuple[TensorLayout, ...]:
             offset_bytes=state.width * (number * slab.trainable_bytes + entry.offset_bytes),
             size_bytes=state.width * entry.size_bytes,
             dtype=entry.dtype if state.width == 1 else torch.float32,
+            shares=None,
         )
         for number, name in enumerate(state.names)
         for entry in slab.entries

@@ -41,6 +41,8 @@ class TensorLayout:
     size_bytes: int
     """Reserved, a multiple of 256."""
     requires_grad: bool = False
+    shares: str | None = None
+    """Of a slab: the entry whose memory is this one's too; the room at its own offset stays empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,28 +118,41 @@ def _slabs(traced: TracedGraph, cut: Sequence[Sequence[Slice]], gradients: Gradi
         nodes = {node.name: node for node in graph.graph.nodes if node.op == "placeholder"}
         placeholders |= {each.name: each for each in graph.placeholders if each.role != "batch"}
         values |= {each.name: value_of(nodes[each.node]) for each in graph.placeholders}
+    sharers: dict[str, list[str]] = defaultdict(list)
+    for each in placeholders.values():
+        if each.memory:
+            sharers[each.memory].append(each.name)
+    for names in sharers.values():  # one memory has one place
+        together = set[int]().union(*(readers[name] for name in names))
+        readers.update((name, together) for name in names)
+    shares = {name: names[0] for names in sharers.values() for name in names[1:]}
     members: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for placeholder in placeholders.values():
         shards = tuple(sorted(readers[placeholder.name]))
-        if is_small_constant(placeholder, values[placeholder.name]):
+        if not placeholder.memory and is_small_constant(placeholder, values[placeholder.name]):
             for number in shards:
                 members[(number,)].append(placeholder.name)
         else:
             members[shards].append(placeholder.name)
     updated = {each.name for each in traced.placeholders if each.updated}
     return tuple(
-        _slab(shards, names, values, trained, updated)
+        _slab(shards, names, values, trained, updated, shares)
         for shards, names in sorted(members.items(), key=lambda item: (len(item[0]) > 1, item[0]))
     )
 
 
 def _slab(
-    shards: tuple[int, ...], names: Sequence[str], values: Mapping[str, Tensor], trained: set[str], updated: set[str]
+    shards: tuple[int, ...],
+    names: Sequence[str],
+    values: Mapping[str, Tensor],
+    trained: set[str],
+    updated: set[str],
+    shares: Mapping[str, str],
 ) -> SlabLayout:
     entries: list[TensorLayout] = []
     offset = trainable = buffers = 0
     for name in sorted(names, key=lambda name: (name not in trained, name not in updated)):
-        entry = _layout(name, values[name], (), offset, name in trained)
+        entry = replace(_layout(name, values[name], (), offset, name in trained), shares=shares.get(name))
         entries.append(entry)
         offset += entry.size_bytes
         trainable += entry.size_bytes if name in trained else 0

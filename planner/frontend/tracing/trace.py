@@ -30,6 +30,7 @@ from hydraplan.planner.frontend.models.leftovers import nothing_left
 from hydraplan.planner.frontend.models.model import MODEL, Loss, import_all, make_loss
 from hydraplan.planner.frontend.models.quiet import quiet
 from hydraplan.planner.frontend.models.saved import saved_names
+from hydraplan.planner.frontend.models.sharing import refuse_written, saved_on_one_memory, shared_memory
 from hydraplan.planner.frontend.tracing.alike import as_one, constant_name
 from hydraplan.planner.frontend.tracing.answers import ANSWERS, answering
 from hydraplan.planner.frontend.tracing.buffers import written_back
@@ -177,7 +178,11 @@ def traced_module(
     placeholders = tuple(described[node.name] for node in graph.nodes if node.op == "placeholder")
     recomputed = recomputed_nodes(nodes, described, evaluation)
     read = {each.name for each in placeholders}
+    tensors = dict(named_tensors(module.model))
     saved = saved_names(module.model)
+    memory = shared_memory({name: tensors[name] for name in canonical_names(module.model).values()}, job.precision)
+    saved = saved_on_one_memory(saved, memory, [each.name for each in placeholders])
+    refuse_written(job.name, [each.name for each in placeholders if each.updated and each.memory])
     return TracedGraph(
         digest=_digest(graph, placeholders, job.precision),
         precision=job.precision,
@@ -247,6 +252,7 @@ def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dic
     aliases: dict[str, list[str]] = defaultdict(list)
     for name, first in canonical.items():
         aliases[first].append(name)
+    memory = shared_memory({name: tensors[name] for name in aliases}, module.precision)
     persistent = set(saved_names(module.model).values())
     keys, _ = tree_flatten({name: name for name in _batch_names(program)})
     batch_names = iter(keys)
@@ -272,6 +278,7 @@ def _describe(module: Loss, program: ExportedProgram, bucket: int | None) -> dic
                 aliases=names,
                 trainable=trainable,
                 persistent=name in persistent,
+                memory=memory.get(name, ""),
             )
         described[node] = kept[name]
     return described
@@ -304,6 +311,7 @@ def _digest(graph: Graph, placeholders: tuple[Placeholder, ...], precision: Prec
         if node.op == "placeholder":
             each = described[node.name]
             what = f"{each.role} {each.name} {each.aliases} {each.trainable} {each.persistent}"
+            what += f" {each.memory}" if each.memory else ""
         elif node.op == "call_function":
             what = f"{node.target} {base_name(node)}" if hasattr(node.target, "_schema") else base_name(node)
             what += f" {node.meta['context']}"

@@ -71,6 +71,8 @@ class Placeholder:
     """Requires grad in the model. (Whether a gradient reaches it: `ShardedGraph.use_sites`.)"""
     persistent: bool
     """Part of the state_dict."""
+    memory: str = ""
+    """Of several parameters and buffers on one memory: the name of the first, the same for all; else empty."""
     updated: bool = False
     """A buffer that the forward writes to (running statistics, a counter)."""
 
