@@ -134,16 +134,18 @@ class Cut:
         self.planned = traced
         self._job = job
         self.sharded = shard(self.traced, cuts)
-        # Each at a place of its own, as in slabs, whatever shares memory in the model.
+        # Each at a place of its own, as in slabs; on one memory is what lies on one there.
         self.values: dict[str, Tensor] = {name: torch.empty_like(value) for name, value in built.tensors.items()}
         for name, value in self.values.items():
             value.requires_grad_(False)
             built.move(name, value)
+        entries = {entry.name: entry for slab in self.sharded.slabs for entry in slab.entries}
+        self.values |= {name: self.values[each.shares].detach() for name, each in entries.items() if each.shares}
         self._masters = {name: torch.empty_like(value) for name, value in built.masters.items()}
         for name, value in self._masters.items():
             built.move_master(name, value)
         self.unread = {name: value.detach().clone() for name, value in built.unread.items()}
-        trained = {name: self.values[name] for name in self.sharded.use_sites}
+        trained = {name: self.values[name] for name in entries if name in self.sharded.use_sites}  # in the slabs' order
         self._optimizer = Optimizer(job, trained, self._masters)
         self.name_of: Mapping[str, str] = {
             alias: each.name
@@ -226,7 +228,8 @@ class Cut:
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer under all its names, as they are now."""
         graph = {alias: self.values[name] for alias, name in self.name_of.items() if name in self.values}
-        return self.unread | graph
+        saved = {name: source for name, source in self.traced.saved_names.items() if source in self.values}
+        return self.unread | {name: self.values[source] for name, source in saved.items()} | graph
 
 
 def tree_sum(values: Sequence[Tensor]) -> Tensor:
