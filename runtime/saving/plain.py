@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 WEIGHTS = "model.safetensors"
@@ -28,3 +29,11 @@ def write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
             tied[name] = kept
     alone = {name: value.contiguous() for name, value in state.items() if name not in tied}
     save_file(alone, folder / WEIGHTS, metadata=METADATA | tied)
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """The state_dict that `write_state` was given: tied names share a tensor."""
+    state = load_file(folder / WEIGHTS)
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        tied = {name: kept for name, kept in file.metadata().items() if name not in METADATA}
+    return state | {name: state[kept] for name, kept in tied.items()}

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
+
+from hydraplan.runtime.saving.plain import read_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,15 +23,8 @@ def saved_state(folder: Path) -> dict[str, Tensor]:
 
         return dict(PeftModel.from_pretrained(_of_transformers(folder / "base"), folder).state_dict())
     if not config.exists():
-        return _with_tied(folder / "model.safetensors")
+        return read_state(folder)
     return dict(_of_transformers(folder).state_dict())
-
-
-def _with_tied(path: Path) -> dict[str, Tensor]:
-    state = load_file(path)
-    with safe_open(path, "pt") as file:
-        tied = {name: kept for name, kept in file.metadata().items() if name != "format"}
-    return state | {name: state[kept] for name, kept in tied.items()}
 
 
 def _of_transformers(folder: Path) -> PreTrainedModel:

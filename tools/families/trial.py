@@ -21,7 +21,6 @@ from time import perf_counter
 
 import torch
 import transformers
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hydraplan.planner import SolverOptions, plan
@@ -38,6 +37,7 @@ from hydraplan.plans.language.facts import Layout
 from hydraplan.plans.language.plan import PhaseDecision, Placement, Plan
 from hydraplan.plans.language.workload import Cluster, Device, Job, Link, Profile, Target, Workload
 from hydraplan.runtime import execute
+from hydraplan.runtime.saving.plain import read_state
 from hydraplan.tools.families.exportable import WithLoss, quiet, reason
 from hydraplan.tools.families.tiny import entry, make_model
 
@@ -247,7 +247,7 @@ def _read(directory: Path, job: str) -> Result:
 def _state(folder: Path) -> Mapping[str, Tensor]:
     """Under the names of the model itself: a file that transformers writes has some others, and tied ones once."""
     if not (folder / "config.json").exists():
-        return load_file(folder / "model.safetensors")
+        return read_state(folder)
     (class_name,) = json.loads((folder / "config.json").read_text())["architectures"]
     state: Mapping[str, Tensor] = getattr(transformers, class_name).from_pretrained(folder).state_dict()
     return state
