@@ -16,9 +16,9 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, get_ident
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -68,18 +68,55 @@ def recorded() -> Iterator[None]:
     derivatives = {name: getattr(torch.autograd, name) for name in _DERIVATIVES}
     for name, real in derivatives.items():
         setattr(torch.autograd, name, _underivable(name, real))
-    code = _TORCHS.__code__
-    _TORCHS.__code__ = _Recording.apply.__code__
     for name, real in hooks.items():
         setattr(Tensor, name, _refusing(real))
     try:
-        yield
+        with _other_code():
+            yield
     finally:
-        _TORCHS.__code__ = code
         for name, real in hooks.items():
             setattr(Tensor, name, real)
         for name, real in derivatives.items():
             setattr(torch.autograd, name, real)
+
+
+@contextmanager
+def _other_code() -> Iterator[None]:
+    """Whoever calls torch's `Function.apply`, however it was bound, comes to `_record`."""
+    code = _TORCHS.__code__
+    _TORCHS.__code__ = _Recording.apply.__code__
+    try:
+        yield
+    finally:
+        _TORCHS.__code__ = code
+
+
+Note: TypeAlias = Callable[[type[Function], Any, Any], None]
+"""Called with a custom function, what it was given and what it made."""
+_NOTES: dict[int, Note] = {}
+"""Thread -> who is told of the functions that it applies."""
+
+
+@contextmanager
+def applications_noted(note: Note) -> Iterator[None]:
+    """While a model runs untraced on fake tensors: `note` is told of each custom function that is applied."""
+    _NOTES[get_ident()] = note
+    try:
+        with _other_code():
+            yield
+    finally:
+        del _NOTES[get_ident()]
+
+
+def _noted(cls: type[Function], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    note = _NOTES.get(get_ident())
+    if note is None:
+        return _APPLY(cls, *args, **kwargs)
+    if cls is CheckpointFunction:
+        return args[0](*args[2:])
+    result = _APPLY(cls, *args, **kwargs)
+    note(cls, (args, kwargs), result)
+    return result
 
 
 class _Recording:
@@ -116,7 +153,7 @@ def _refusing(real: Callable[..., Any]) -> Callable[..., Any]:
 def _record(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
     tracing = get_proxy_mode()
     if tracing is None:  # other threads, and what runs inside of an operator
-        return _APPLY(cls, *args, **kwargs)
+        return _noted(cls, args, kwargs)
     if cls is CheckpointFunction:
         return args[0](*args[2:])
     if cls.__module__ == CheckpointFunction.__module__:

@@ -42,6 +42,7 @@ from hydraplan.planner.frontend.tracing.modes import modes_as_nodes
 from hydraplan.planner.frontend.tracing.normalize import normalize, source_of, updated_buffers
 from hydraplan.planner.frontend.tracing.operators import base_name
 from hydraplan.planner.frontend.tracing.refusals import because, where
+from hydraplan.planner.frontend.tracing.repeat import refuse_unrepeatable
 from hydraplan.planner.frontend.tracing.traced import Placeholder, Role, Source, TracedGraph
 from hydraplan.planner.frontend.tracing.unnoticed import unnoticed
 from hydraplan.planner.frontend.users.lengths import examples
@@ -84,8 +85,20 @@ def trace(job: Job, batch: Mapping[str, Tensor]) -> TracedGraph:
             module = make_loss(job)
         for _, tensor in named_tensors(module):
             without_values(tensor)
+        unseen = _refuse_unrepeatable(job, module, examples(job, batch)[-1])
         traced = traced_buckets(job, module, exported_buckets(job, module, batch))
-    return replace(traced, notices=(*module.notices, *traced.notices), made_by_chance=bool(drawn))
+    return replace(traced, notices=(*module.notices, *traced.notices, *unseen), made_by_chance=bool(drawn))
+
+
+def _refuse_unrepeatable(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What the user should know where it cannot be told whether the forward is the same in each step."""
+    _check_batch(job, batch)
+    _check_hooks(job, module)
+    mode, example = _example(module, batch)
+    reason = refuse_unrepeatable(job.name, module, example, mode)
+    if reason is None:
+        return ()
+    return (f"whether the forward is the same in each step could not be seen without tracing it ({reason})",)
 
 
 def exported_buckets(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> tuple[ExportedProgram, ...]:
@@ -128,10 +141,7 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
     """torch.export of the loss in training mode, for one microbatch's shapes, as a plain loop runs it if possible."""
     _check_batch(job, batch)
     _check_hooks(job, module)
-    mode = _fake_mode(module) or FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        # One fake tensor a name: torch.export takes one tensor under two names for one input.
-        example = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in batch.items()}
+    mode, example = _example(module, batch)
     try:
         with unnoticed(), answering(module, batch) as asked:
             program = _exported(module, example, mode)
@@ -145,6 +155,14 @@ def export(job: Job, module: Loss, batch: Mapping[str, Tensor]) -> ExportedProgr
         return program
     except RAISED as error:
         raise _trace_error(job, module, error) from error
+
+
+def _example(module: Loss, batch: Mapping[str, Tensor]) -> tuple[FakeTensorMode, dict[str, Tensor]]:
+    """A fake microbatch, and the mode that it and the model's tensors are of."""
+    mode = _fake_mode(module) or FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        # One fake tensor a name: torch.export takes one tensor under two names for one input.
+        return mode, {name: torch.empty(value.shape, dtype=value.dtype) for name, value in batch.items()}
 
 
 def _exported(module: Loss, example: dict[str, Tensor], mode: FakeTensorMode) -> ExportedProgram:
