@@ -62,6 +62,8 @@ class Habit(nn.Module):
             self.second.weight.data = F.normalize(self.second.weight.data, dim=1)
         if self.kind == "buffer kept" and self.live:
             self.seen = self.seen + 1
+        if self.kind == "harmless cache" and self.live:
+            self.register_buffer("cached", torch.ones(3), persistent=False)
         if self.kind == "cache":
             if self.cache is None or not self.live:
                 self.cache = h.detach().mean()

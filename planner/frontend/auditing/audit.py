@@ -216,18 +216,24 @@ class _Run:
         wrong = gradient_difference(eager, cut, self.cut, graph)
         if wrong is not None:
             return "gradient", wrong
-        wrong = tensor_difference(self.eager.tensors(), self.cut.tensors(), start, graph)
+        wrong = tensor_difference(self._eager_tensors(), self.cut.tensors(), start, graph)
         return None if wrong is None else ("tensor", f"after the forward {wrong}")
 
     def _update(self, step: int, parts: Sequence[Sites], start: Mapping[str, Tensor]) -> Difference | None:
         total = self.cut.total(parts)
         self.eager.update({name: total[self.cut.name_of[name]] for name in self._eager_names(total)})
         self.cut.update(total)
-        wrong = tensor_difference(self.eager.tensors(), self.cut.tensors(), start, self.cut.traced)
+        wrong = tensor_difference(self._eager_tensors(), self.cut.tensors(), start, self.cut.traced)
         if wrong is None:
             return None
         last = self._job.microbatches - 1
         return Difference(step=step, microbatch=last, part="tensor", text=f"after the update {wrong}")
+
+    def _eager_tensors(self) -> dict[str, Tensor]:
+        """Eager's tensors but for caches that the graph has not."""
+        known, caches = self.cut.tensors(), self.eager.caches()
+        found = self.eager.tensors().items()
+        return {name: value for name, value in found if name in known or name not in caches}
 
     def _eager_names(self, total: Mapping[str, Tensor]) -> list[str]:
         return [name for name in self.eager.parameter_names if self.cut.name_of.get(name) in total]

@@ -119,6 +119,10 @@ class Eager:
         """Every parameter and buffer under all its names, as they are now."""
         return {name: tensor.detach() for name, tensor in named_tensors(self.module.model)}
 
+    def caches(self) -> set[str]:
+        """Buffers that are not saved: what a forward keeps in one shows in the step that reads it, if it matters."""
+        return {name for name, _ in named_tensors(self.module.model)} - set(self.module.model.state_dict())
+
 
 class Cut:
     """The graph under a plan's cuts, and the tensors that its shards read."""

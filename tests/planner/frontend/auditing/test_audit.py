@@ -120,3 +120,7 @@ def test_the_process_is_left_as_it_was() -> None:
     one = dropped(value, 0.5)
     torch.manual_seed(1)
     assert torch.equal(dropped(value, 0.5), one) and one.unique().numel() == 2
+
+
+def test_a_buffer_that_is_not_saved_may_be_made_by_the_forward() -> None:
+    assert beside_twin("harmless cache") == Audited(verdict="equal")
