@@ -10,39 +10,36 @@ Nothing here has a clock or reads an environment: the same input gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from hydraplan.planner.audits import When, audits
-from hydraplan.planner.costs.facts import layout_facts
 from hydraplan.planner.cutting.partition import partition
 from hydraplan.planner.frontend.models.admit import admit
 from hydraplan.planner.frontend.models.fingerprints import drift, graph_drift
+from hydraplan.planner.layouts import facts_under
 from hydraplan.planner.lists.cycles import make_lists
 from hydraplan.planner.processes.collector import collector_paused
 from hydraplan.planner.processes.elsewhere import Question
-from hydraplan.planner.scheduling.instance import holds
 from hydraplan.planner.scheduling.schedule import Scheduled, SolverOptions, schedule
+from hydraplan.planner.shortage import needs, refusal_of
 from hydraplan.planner.study import Report, Study, firsts, quietly, study
 from hydraplan.plans.checking.check import check
 from hydraplan.plans.checking.references import replan_findings
 from hydraplan.plans.checking.workload import workload_findings
 from hydraplan.plans.language.digests import decisions_digest, facts_digest, lists_digest, lists_edited
 from hydraplan.plans.language.errors import InfeasibleError, InvalidPlanError, StalePlanError, TraceError, WorkloadError
-from hydraplan.plans.language.facts import Facts, JobFacts
+from hydraplan.plans.language.facts import Facts
 from hydraplan.plans.language.optimizer import state_of
 from hydraplan.plans.language.plan import Fingerprint, Plan, Predictions
 from hydraplan.plans.language.quantities import format_bytes, format_count
-from hydraplan.plans.language.workload import HOST, Job, Workload
+from hydraplan.plans.language.workload import HOST, Cluster, Job, Workload
 from hydraplan.plans.prediction.simulate import predict, simulate
 
 PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35)
 """Parts of the budgets that cuts are made for, one after the other until there are lists: finer shards fit better."""
-BUDGET_STEP = 16
-"""Part of a budget by which it is raised in search of one that would do."""
-MOST_BUDGETS = 24
 
 
 @collector_paused()
@@ -53,12 +50,14 @@ def plan(
     studied: Study | None = None,
     cuts: Mapping[str, tuple[int, ...]] | None = None,
     audit: When = "auto",
+    left_out: Callable[[InfeasibleError], None] | None = None,
     report: Report = quietly,
 ) -> Plan:
     """Plan a workload: trace, cut, cost, schedule, list, predict, audit.
 
     `studied`: a study of these jobs, made before. `cuts`: job -> cut positions, instead of the planner's own.
-    `audit`: whether graphs are held against their models (`planner.audits`).
+    `audit`: whether graphs are held against their models (`planner.audits`). `left_out`: given, jobs that fit no device
+    are left out of the plan, and it is called with each one's refusal (`.job`, `.missing_bytes`).
     Raises TraceError, WorkloadError, and InfeasibleError where the cluster cannot hold some job.
     """
     wrong = workload_findings(workload)
@@ -67,7 +66,17 @@ def plan(
     known = studied if studied is not None else study(workload.jobs, report=report)
     options = solver if solver is not None else SolverOptions()
     _check_optimizers(workload.jobs)
-    made = _planned(workload, known, cuts, options, report)
+    try:
+        made = _planned(workload, known, cuts, options, report)
+    except InfeasibleError as error:
+        refused = {each.job for each in error.each}
+        rest = tuple(job for job in workload.jobs if job.name not in refused)
+        if left_out is None or not refused or not rest:
+            raise
+        for each in error.each:
+            left_out(each)
+        known = study(rest, report=report)
+        made = _planned(replace(workload, jobs=rest), known, None, options, report)
     return _audited(made, known, audit, report)
 
 
@@ -80,16 +89,32 @@ def _planned(
 ) -> Plan:
     if cuts is not None:
         return _scheduled(workload, known, cuts, options, report)
-    refusals = []
     for part in PARTS:
         try:
             return _scheduled(workload, known, _cuts(workload, known, report, part), options, report)
         except InfeasibleError as error:
-            if error.job is None:
+            if error.device == HOST:
                 raise
-            refusals.append(error)
-    largest = next((each.largest for each in refusals if each.largest), "")
-    raise _named(workload, known, min(refusals, key=lambda error: error.missing_bytes), largest)
+    return _tight(workload, known, options, report)
+
+
+def _tight(workload: Workload, known: Study, options: SolverOptions, report: Report) -> Plan:
+    """A plan in as little memory as each job is known to do with, whatever more there is: so what fits a budget fits
+    every larger one. Raises InfeasibleError that names all jobs that need more."""
+    found = needs(workload, known, report)
+    most = max(device.budget_bytes for device in workload.cluster.devices)
+    short = [job for job in workload.jobs if found[job.name].budget_bytes > most]
+    if short:
+        raise refusal_of(workload, [(job, found[job.name]) for job in short])
+
+    def least(budget_bytes: int) -> int:
+        """Enough for each job that fits."""
+        held = [need.budget_bytes for need in found.values() if need.budget_bytes <= budget_bytes]
+        return max(held, default=budget_bytes)
+
+    devices = tuple(replace(each, budget_bytes=least(each.budget_bytes)) for each in workload.cluster.devices)
+    cuts = {job.name: found[job.name].cuts for job in workload.jobs}
+    return _scheduled(workload, known, cuts, options, report, within=replace(workload.cluster, devices=devices))
 
 
 def _audited(made: Plan, known: Study, when: When, report: Report) -> Plan:
@@ -98,13 +123,20 @@ def _audited(made: Plan, known: Study, when: When, report: Report) -> Plan:
 
 
 def _scheduled(
-    workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]], options: SolverOptions, report: Report
+    workload: Workload,
+    known: Study,
+    cuts: Mapping[str, tuple[int, ...]],
+    options: SolverOptions,
+    report: Report,
+    within: Cluster | None = None,
 ) -> Plan:
-    facts = _facts(workload, known, cuts, report)
+    """`within`: the cluster with smaller budgets, which the schedule is held to."""
+    facts = facts_under(workload, known, cuts, report)
+    scheduled = workload if within is None else replace(workload, cluster=within)
     report(
         f"schedule {format_count(len(workload.jobs), 'job')} on {format_count(len(workload.cluster.devices), 'device')}"
     )
-    return _complete(workload, facts, schedule(workload, facts, cuts, options), known.fingerprints)
+    return _complete(workload, facts, schedule(scheduled, facts, cuts, options), known.fingerprints)
 
 
 def replan(
@@ -139,48 +171,13 @@ def replan(
         raise StalePlanError(stale)
     cuts = {each.job: each.cuts for each in edited.decisions.cuts}
     _refuse_bad_cuts(known, cuts)
-    facts_now = _facts(edited.workload, known, cuts, report)
+    facts_now = facts_under(edited.workload, known, cuts, report)
     record = replace(edited.solver, name="edited", status="decisions edited by hand")
     with collector_paused():
         phases = make_lists(edited.workload, facts_now, edited.decisions)
         scheduled = Scheduled(edited.decisions, phases, record, None)
         made = _complete(edited.workload, facts_now, scheduled, known.fingerprints)
         return _audited(made, known, audit, report)
-
-
-def _named(workload: Workload, known: Study, refusal: InfeasibleError, largest: str) -> InfeasibleError:
-    """A refusal of a job that names a budget with which it was found to fit; `largest`: what stands in the way."""
-    device = next(each for each in workload.cluster.devices if each.name == refusal.device)
-    job = next(each for each in workload.jobs if each.name == refusal.job)
-    enough = device.budget_bytes + max(1, refusal.missing_bytes)
-    for _ in range(MOST_BUDGETS):
-        larger = replace(device, budget_bytes=enough)
-        alone = replace(workload, cluster=replace(workload.cluster, devices=(larger,)), jobs=(job,))
-        if _fits_alone(alone, known):
-            missing = enough - device.budget_bytes
-            return InfeasibleError(
-                f"{job.name} fits no device: {device.name} has {format_bytes(device.budget_bytes)}, "
-                f"{format_bytes(missing)} short of the {enough} bytes with which it can be planned; "
-                "raise the budget, or use more microbatches" + (f" ({largest})" if largest else ""),
-                device=device.name,
-                missing_bytes=missing,
-                job=job.name,
-            )
-        enough += enough // BUDGET_STEP + 1
-    return refusal
-
-
-def _fits_alone(workload: Workload, known: Study) -> bool:
-    (job,), (device,) = workload.jobs, workload.cluster.devices
-    for part in PARTS:
-        try:
-            cuts = _cuts(workload, known, quietly, part)
-        except InfeasibleError:
-            continue
-        facts = _facts(workload, known, cuts, quietly)
-        if holds(workload, facts, facts.layouts[0], job, device):
-            return True
-    return False
 
 
 def _check_optimizers(jobs: Sequence[Job]) -> None:
@@ -226,40 +223,6 @@ def _cuts(workload: Workload, known: Study, report: Report, part: float = 1.0) -
         except TraceError as error:
             raise TraceError(f"job {job.name}: {error}") from error
     return {job.name: found[cause_of(job)] for job in workload.jobs}
-
-
-def _facts(workload: Workload, known: Study, cuts: Mapping[str, tuple[int, ...]], report: Report) -> Facts:
-    asked = firsts(workload.jobs, lambda job: (known.graph_of[job.name], cuts[job.name]))
-    threads: dict[tuple[str, tuple[int, ...]], int] = {}
-    for job in workload.jobs:
-        key = (known.graph_of[job.name], cuts[job.name])
-        threads[key] = max(threads.get(key, 1), job.threads)
-    questions = [
-        (
-            graph,
-            Question(
-                f"cost the {len(positions) + 1} shards of {job.name}",
-                layout_facts,
-                dict(
-                    graph=graph,
-                    cuts=positions,
-                    profiles=workload.cluster.profiles,
-                    threads=threads[graph, positions],
-                ),
-            ),
-        )
-        for (graph, positions), job in asked.items()
-    ]
-    jobs = tuple(
-        JobFacts(
-            job=job.name,
-            graph=known.graph_of[job.name],
-            state_copies=state_of(job.optimizer, job.precision).copies,
-        )
-        for job in workload.jobs
-    )
-    layouts = tuple(outcome.result() for outcome in known.answers(questions, report))
-    return Facts(graphs=tuple(known.facts.values()), layouts=layouts, jobs=jobs)
 
 
 def _check_host(workload: Workload, needed_bytes: int) -> None:

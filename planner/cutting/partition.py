@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -40,6 +40,8 @@ CELL_NODES = 60
 """Fixed cost of a cell or a copy, in nodes of the profile: threads, events and views."""
 MARGIN = 0.9
 """Part of the budget that estimates may fill."""
+TIGHT = (1.0, 1.05, 1.1, 1.2, 1.35)
+"""Multiples of the least budget that cuts are made for where memory is short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,30 @@ def partition(traced: TracedGraph, cluster: Cluster, *, microbatches: int, state
                 if cuts is not None:
                     return cuts
     raise problem.infeasible()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tight:
+    """Cuts that need little memory, the same whatever the budgets are."""
+
+    cuts: tuple[tuple[int, ...], ...]
+    largest: str
+    """What of the model needs the most, in words."""
+
+
+def tight(traced: TracedGraph, cluster: Cluster, *, microbatches: int, state_copies: int) -> Tight:
+    """The cuts whose largest shard is the smallest, and those for budgets from what that takes on."""
+    device = max(cluster.devices, key=lambda each: each.budget_bytes)
+    problem = Problem(traced, cluster, device, microbatches, state_copies)
+    need, begin, end, finest = problem.smallest_budget()
+    found = [finest]
+    for reach in TIGHT:
+        problem.device = replace(device, budget_bytes=math.ceil(need * reach))
+        for room in ROOMS:
+            cuts = problem.solve(problem.boundaries, room)
+            if cuts is not None:
+                found.append(cuts)
+    return Tight(cuts=tuple(dict.fromkeys(found)), largest=problem.smallest_shard(begin, end))
 
 
 class Problem:
@@ -116,8 +142,9 @@ class Problem:
         total, chain = self._best_chain(boundaries, cost)
         return chain[1:-1] if np.isfinite(total) else None
 
-    def smallest_budget(self) -> tuple[int, int, int]:
-        """The least budget that some cuts would do with, and the shard that asks for it: (bytes, begin, end)."""
+    def smallest_budget(self) -> tuple[int, int, int, tuple[int, ...]]:
+        """The least budget that some cuts would do with, the shard that asks for it, and the cuts: (bytes, begin, end,
+        cuts)."""
         room = ROOMS[-1]
 
         def cost(before: float, begin: int, segments: Segments) -> Seconds:
@@ -130,7 +157,7 @@ class Problem:
         ]
         size, begin, end = max(sizes, key=lambda each: (each[0], -each[1]))
         assert size == total
-        return math.ceil(size / MARGIN), begin, end
+        return math.ceil(size / MARGIN), begin, end, chain[1:-1]
 
     def _best_chain(
         self, boundaries: tuple[int, ...], cost: Callable[[float, int, Segments], Seconds]
@@ -192,18 +219,21 @@ class Problem:
 
     def infeasible(self) -> InfeasibleError:
         """What stands in the way, and what would do."""
-        need, begin, end = self.smallest_budget()
-        tensor, tensor_bytes = self.sums.largest_tensor(begin, end)
-        module = next((name for name in self.modules[begin:end] if name), "")
+        need, begin, end, _ = self.smallest_budget()
         missing = need - self.device.budget_bytes
-        largest = (
-            f"the smallest shard that holds {module!r}, whose largest tensor is {tensor} "
-            f"({format_bytes(tensor_bytes)}), needs about {format_bytes(need)}"
-        )
+        largest = f"{self.smallest_shard(begin, end)}, needs about {format_bytes(need)}"
         return InfeasibleError(
             f"{largest}; {self.device.name} has {format_bytes(self.device.budget_bytes)}: raise its budget, "
             "or use more microbatches",
             device=self.device.name,
             missing_bytes=missing,
             largest=largest,
+        )
+
+    def smallest_shard(self, begin: int, end: int) -> str:
+        """The shard that needs the most of the finest ones, in words."""
+        tensor, tensor_bytes = self.sums.largest_tensor(begin, end)
+        module = next((name for name in self.modules[begin:end] if name), "")
+        return (
+            f"the smallest shard that holds {module!r}, whose largest tensor is {tensor} ({format_bytes(tensor_bytes)})"
         )

@@ -55,6 +55,8 @@ class InfeasibleError(HydraplanError):
         self.device = device
         self.missing_bytes = missing_bytes
         self.job = job
+        self.each: tuple[InfeasibleError, ...] = ()
+        """Where jobs fit no device: a refusal of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from hydraplan.planner.processes.collector import collector_paused
-from hydraplan.plans.language.errors import WorkloadError
+from hydraplan.plans.language.errors import InfeasibleError, WorkloadError
 from hydraplan.plans.language.plan import Plan
 from hydraplan.tools.commands.arguments import Allow, AsJson, Audits, Effort, Quiet, Solver, TimeLimit, solver_options
 from hydraplan.tools.output import Output
@@ -33,6 +33,9 @@ def plan(
         bool, Parameter(help="with --from: make new lists even where the plan's were edited")
     ] = False,
     audit: Audits = "auto",
+    skip_infeasible: Annotated[
+        bool, Parameter(help="leave out jobs that fit no device, say which and why, and plan the rest")
+    ] = False,
     allow: Allow = (),
     solver: Solver = "highs",
     time_limit: TimeLimit = None,
@@ -56,8 +59,11 @@ def plan(
                 raise WorkloadError("--discard-edited-lists belongs to --from PLAN")
             if allow:
                 raise WorkloadError("--allow belongs to --from PLAN: a workload is taken to be your own")
-            made, notices = _plan(workload, output, partial(solver_options, solver, time_limit, effort), audit, said)
+            options = partial(solver_options, solver, time_limit, effort)
+            made, notices = _plan(workload, output, options, audit, skip_infeasible, said)
         elif source is not None and workload is None:
+            if skip_infeasible:
+                raise WorkloadError("--skip-infeasible belongs to a WORKLOAD: a plan's decisions name its jobs")
             made, notices = _replan(source, output, discard_edited_lists, allow, audit, said)
         else:
             raise WorkloadError("name either a WORKLOAD or --from PLAN")
@@ -68,7 +74,12 @@ def plan(
 
 
 def _plan(
-    workload_file: Path, path: Path, options: Callable[[], SolverOptions], audit: When, output: Output
+    workload_file: Path,
+    path: Path,
+    options: Callable[[], SolverOptions],
+    audit: When,
+    skip_infeasible: bool,
+    output: Output,
 ) -> tuple[Plan, Sequence[str]]:
     """The plan, and what the user should know of the data."""
     from hydraplan.planner.workloads.file import load
@@ -80,9 +91,22 @@ def _plan(
     studied = study(workload.jobs, report=output.progress)
     for notice in studied.notices:
         output.progress(notice)
-    made = pipeline.plan(workload, solver=options(), studied=studied, audit=audit, report=output.progress)
+    skipped: list[str] = []
+
+    def left_out(refusal: InfeasibleError) -> None:
+        skipped.append(f"left out: {refusal}")
+        output.progress(skipped[-1])
+
+    made = pipeline.plan(
+        workload,
+        solver=options(),
+        studied=studied,
+        audit=audit,
+        left_out=left_out if skip_infeasible else None,
+        report=output.progress,
+    )
     write_plan(made, path)
-    return made, studied.notices
+    return made, (*studied.notices, *skipped)
 
 
 def _replan(

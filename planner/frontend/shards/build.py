@@ -128,7 +128,8 @@ def _constants(job: Job, programs: Sequence[ExportedProgram]) -> dict[str, Tenso
 
 def _storages_alive() -> set[int]:
     """The memory of all tensors: constants that are there before a model is traced were made with it, or before."""
-    return {_storage(each) for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)}
+    tensors = [each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)]
+    return {_storage(each) for each in tensors if not torch._C._functorch.is_functorch_wrapped_tensor(each)}
 
 
 def _storage(tensor: Tensor) -> int:
