@@ -2,7 +2,7 @@
 
     what may be imported -> code that has changed -> what may be called       (nothing of the user's code has run yet)
     data sets -> fingerprints -> drift?
-    job by job: build -> trace -> digest -> drift?  -> shard -> sizes -> drift?  -> host store -> free
+    job by job: build -> trace -> digest -> drift?  -> shard -> sizes, costs in memory -> drift?  -> host store -> free
 
 Models are built one at a time; all that has drifted is reported at once, and nothing has trained then.
 """
@@ -10,8 +10,9 @@ Models are built one at a time; all that has drifted is reported at once, and no
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from hydraplan.planner.costs.facts import layout_facts
 from hydraplan.planner.frontend.auditing.audit import audit as audit_graph
 from hydraplan.planner.frontend.auditing.audit import batches_of, refusal
 from hydraplan.planner.frontend.models.admit import admit
@@ -54,6 +55,7 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = (), *, audit:
     graphs: dict[str, ShardedGraph] = {}
     traces: dict[object, Known] = {}
     shared: dict[tuple[str, tuple[int, ...]], ShardedGraph] = {}
+    derived: dict[tuple[str, tuple[int, ...]], Layout] = {}
     layouts = layouts_of(plan)
     left = not_audited(plan) if audit else set()
     for job in plan.workload.jobs:
@@ -69,8 +71,9 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = (), *, audit:
             key = (layout.graph, layout.cuts)
             if key not in shared:
                 shared[key] = shard(traced, layout.cuts)
+                derived[key] = layout_facts(traced, layout.graph, layout.cuts, ())
             graphs[job.name] = shared[key]
-            found = size_drift(job.name, shared[key], layout, f"/facts/layouts/{plan.facts.layouts.index(layout)}")
+            found = size_drift(job.name, derived[key], layout, f"/facts/layouts/{plan.facts.layouts.index(layout)}")
         drifted += found
         if not drifted and layout.graph in left:
             left.remove(layout.graph)
@@ -108,54 +111,29 @@ def _cut_drift(job: Job, traced: TracedGraph, plan: Plan) -> tuple[Finding, ...]
     return (stale(f"/decisions/cuts/{number}/cuts", cause),)
 
 
-def size_drift(job: str, graph: ShardedGraph, layout: Layout, pointer: str) -> tuple[Finding, ...]:
-    """Facts that the graph, as it is cut now, contradicts: each with the planned and the present figure.
+def size_drift(job: str, now: Layout, layout: Layout, pointer: str) -> tuple[Finding, ...]:
+    """Facts that differ from those derived again, all but times: each with the planned and the present figure.
 
-    Of a job with lengths a figure is the largest of any bucket. `pointer`: of the layout in the plan.
+    Memory is held to what is derived, not to what a file says. `pointer`: of the layout in the plan.
     """
-    planned: dict[str, object] = {}
-    now: dict[str, object] = {}
-    for slab in layout.slabs:
-        name = f"slab {slab.name}"
-        planned[f"{name}, readers"] = slab.readers
-        planned[f"{name}, parameter bytes"] = slab.parameter_bytes
-        planned[f"{name}, trained bytes"] = slab.trainable_bytes
-        planned[f"{name}, buffer bytes"] = slab.buffer_bytes
-    for each in graph.slabs:
-        name = f"slab {each.name}"
-        now[f"{name}, readers"] = each.readers
-        now[f"{name}, parameter bytes"] = each.parameter_bytes
-        now[f"{name}, trained bytes"] = each.trainable_bytes
-        now[f"{name}, buffer bytes"] = each.buffer_bytes
-    for number, facts in enumerate(layout.shards):
-        name = f"shard {number}"
-        planned[f"{name}, reads"] = facts.reads
-        planned[f"{name}, gradients to"] = facts.gradients_to
-        planned[f"{name}, activation bytes"] = facts.activation_bytes
-        planned[f"{name}, activation gradient bytes"] = facts.activation_gradient_bytes
-        planned[f"{name}, batch bytes"] = facts.batch_bytes
-        planned[f"{name}, buffer bytes"] = facts.buffer_bytes
-        planned[f"{name}, gradient bytes"] = facts.gradient_bytes
-    for number in range(len(graph.activations)):
-        name = f"shard {number}"
-        now[f"{name}, reads"] = graph.reads[number]
-        now[f"{name}, gradients to"] = graph.gradients_to[number]
-        now[f"{name}, activation bytes"] = max(each.activations[number].size_bytes for each in graph.buckets)
-        now[f"{name}, activation gradient bytes"] = max(
-            each.activation_gradients[number].size_bytes for each in graph.buckets
-        )
-        now[f"{name}, batch bytes"] = max(each.batch[number].size_bytes for each in graph.buckets)
-        now[f"{name}, buffer bytes"] = graph.buffers[number].size_bytes
-        now[f"{name}, gradient bytes"] = tuple(
-            (slab, sites.size_bytes) for slab, sites in graph.parameter_gradients[number]
-        )
-    at = {f"slab {slab.name}": f"{pointer}/slabs/{number}" for number, slab in enumerate(layout.slabs)}
-    at |= {f"shard {number}": f"{pointer}/shards/{number}" for number in range(len(layout.shards))}
+    planned, present = _figures(layout, pointer), _figures(now, pointer)
     return tuple(
-        stale(
-            at.get(what.split(",")[0], pointer),
-            f"{job}, {what}: planned {planned.get(what, 'none')}, now {now.get(what, 'none')}",
-        )
-        for what in dict.fromkeys([*planned, *now])
-        if planned.get(what) != now.get(what)
+        stale(at, f"{job}, {what}: planned {planned.get((at, what), 'none')}, now {present.get((at, what), 'none')}")
+        for at, what in dict.fromkeys([*planned, *present])
+        if planned.get((at, what)) != present.get((at, what))
     )
+
+
+def _figures(layout: Layout, pointer: str) -> dict[tuple[str, str], object]:
+    """(JSON pointer, what it is) -> figure."""
+    found: dict[tuple[str, str], object] = {}
+    for number, slab in enumerate(layout.slabs):
+        for each in fields(slab):
+            what = f"slab {slab.name}, {each.name.replace('_', ' ')}"
+            found[f"{pointer}/slabs/{number}", what] = getattr(slab, each.name)
+    for number, shard_facts in enumerate(layout.shards):
+        for each in fields(shard_facts):
+            if each.name != "times":
+                what = f"shard {number}, {each.name.replace('_', ' ')}"
+                found[f"{pointer}/shards/{number}", what] = getattr(shard_facts, each.name)
+    return found

@@ -1,4 +1,4 @@
-"""Plans of real models for the runtime's tests, without the planner: chosen cuts, generous figures."""
+"""Plans of real models for the runtime's tests, without the planner: chosen cuts, times made up."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from dataclasses import replace
 
 from support.toyplan import PROFILE, toy_cluster, toy_plan
 
+from hydraplan.planner.costs.facts import layout_facts
 from hydraplan.planner.frontend.models.fingerprints import fingerprints
-from hydraplan.planner.frontend.shards.program import ShardedGraph
-from hydraplan.planner.frontend.shards.sharded import shard
 from hydraplan.planner.frontend.tracing.trace import trace
 from hydraplan.planner.frontend.tracing.traced import TracedGraph
 from hydraplan.planner.frontend.users.data import open_data
 from hydraplan.plans.language.digests import facts_digest
-from hydraplan.plans.language.facts import CellTimes, Layout, ShardFacts, SlabFacts
+from hydraplan.plans.language.facts import CellTimes, Layout
 from hydraplan.plans.language.optimizer import state_of
 from hydraplan.plans.language.plan import Plan
 from hydraplan.plans.language.workload import Job, Target, Workload
-
-ROOM = 1 << 22
 
 
 def lm_job(name: str = "a", **more: object) -> Job:
@@ -52,43 +49,11 @@ def traced_job(job: Job) -> TracedGraph:
     return trace(job, open_data(job).microbatch(0, 0))
 
 
-def layout_of(graph: ShardedGraph, name: str) -> Layout:
-    """The sizes of a sharded graph; costs are made up, workspace and kept bytes generous."""
-    return Layout(
-        graph=name,
-        cuts=graph.cuts,
-        shards=tuple(
-            ShardFacts(
-                slabs=tuple(
-                    slab.name
-                    for slab in sorted(graph.slabs, key=lambda slab: len(slab.readers))
-                    if number in slab.readers
-                ),
-                reads=graph.reads[number],
-                gradients_to=graph.gradients_to[number],
-                gradient_bytes=tuple((slab, sites.size_bytes) for slab, sites in graph.parameter_gradients[number]),
-                activation_bytes=graph.activations[number].size_bytes,
-                activation_gradient_bytes=graph.activation_gradients[number].size_bytes,
-                batch_bytes=graph.batch[number].size_bytes,
-                forward_workspace_bytes=ROOM,
-                backward_workspace_bytes=ROOM,
-                recompute_workspace_bytes=ROOM,
-                keep_workspace_bytes=ROOM,
-                kept_bytes=ROOM,
-                times=(CellTimes(profile=PROFILE, forward_us=500, backward_us=1000),),
-            )
-            for number in range(len(graph.programs))
-        ),
-        slabs=tuple(
-            SlabFacts(
-                name=slab.name,
-                readers=slab.readers,
-                parameter_bytes=slab.parameter_bytes,
-                trainable_bytes=slab.trainable_bytes,
-            )
-            for slab in graph.slabs
-        ),
-    )
+def layout_of(traced: TracedGraph, cuts: tuple[int, ...], name: str) -> Layout:
+    """The layout of a cut graph; times are made up."""
+    layout = layout_facts(traced, name, cuts, ())
+    times = (CellTimes(profile=PROFILE, forward_us=500, backward_us=1000),)
+    return replace(layout, shards=tuple(replace(each, times=times) for each in layout.shards))
 
 
 def even_cuts(traced: TracedGraph, shards: int) -> tuple[int, ...]:
@@ -100,7 +65,7 @@ def real_plan(jobs: Sequence[Job], *, cuts: Sequence[int] | None = None, shards:
     """A plan of jobs that share one graph; further arguments as `toy_plan`."""
     traced = traced_job(jobs[0])
     chosen = tuple(cuts) if cuts is not None else even_cuts(traced, shards)
-    layout = layout_of(shard(traced, chosen), "real")
+    layout = layout_of(traced, chosen, "real")
     cluster = toy_cluster(2, budget_bytes=1 << 28, bytes_per_s=10**9)
     workload = Workload(cluster=cluster, jobs=tuple(jobs))
     plan = toy_plan(workload, layout, state_copies=state_of(jobs[0].optimizer, jobs[0].precision).copies, **more)  # type: ignore[arg-type]
