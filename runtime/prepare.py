@@ -57,6 +57,10 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = (), *, audit:
     shared: dict[tuple[str, tuple[int, ...]], ShardedGraph] = {}
     derived: dict[tuple[str, tuple[int, ...]], Layout] = {}
     layouts = layouts_of(plan)
+    most_threads: dict[tuple[str, tuple[int, ...]], int] = {}
+    for each in plan.workload.jobs:
+        key = (layouts[each.name].graph, layouts[each.name].cuts)
+        most_threads[key] = max(most_threads.get(key, 1), each.threads)
     left = not_audited(plan) if audit else set()
     for job in plan.workload.jobs:
         layout = layouts[job.name]
@@ -71,7 +75,7 @@ def prepare(plan: Plan, store: HostStore, allow: Collection[str] = (), *, audit:
             key = (layout.graph, layout.cuts)
             if key not in shared:
                 shared[key] = shard(traced, layout.cuts)
-                derived[key] = layout_facts(traced, layout.graph, layout.cuts, ())
+                derived[key] = layout_facts(traced, layout.graph, layout.cuts, (), threads=most_threads[key])
             graphs[job.name] = shared[key]
             found = size_drift(job.name, derived[key], layout, f"/facts/layouts/{plan.facts.layouts.index(layout)}")
         drifted += found

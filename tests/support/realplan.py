@@ -49,9 +49,9 @@ def traced_job(job: Job) -> TracedGraph:
     return trace(job, open_data(job).microbatch(0, 0))
 
 
-def layout_of(traced: TracedGraph, cuts: tuple[int, ...], name: str) -> Layout:
+def layout_of(traced: TracedGraph, cuts: tuple[int, ...], name: str, threads: int) -> Layout:
     """The layout of a cut graph; times are made up."""
-    layout = layout_facts(traced, name, cuts, ())
+    layout = layout_facts(traced, name, cuts, (), threads=threads)
     times = (CellTimes(profile=PROFILE, forward_us=500, backward_us=1000),)
     return replace(layout, shards=tuple(replace(each, times=times) for each in layout.shards))
 
@@ -65,7 +65,7 @@ def real_plan(jobs: Sequence[Job], *, cuts: Sequence[int] | None = None, shards:
     """A plan of jobs that share one graph; further arguments as `toy_plan`."""
     traced = traced_job(jobs[0])
     chosen = tuple(cuts) if cuts is not None else even_cuts(traced, shards)
-    layout = layout_of(traced, chosen, "real")
+    layout = layout_of(traced, chosen, "real", max(job.threads for job in jobs))
     cluster = toy_cluster(2, budget_bytes=1 << 28, bytes_per_s=10**9)
     workload = Workload(cluster=cluster, jobs=tuple(jobs))
     plan = toy_plan(workload, layout, state_copies=state_of(jobs[0].optimizer, jobs[0].precision).copies, **more)  # type: ignore[arg-type]
