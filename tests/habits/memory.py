@@ -209,7 +209,10 @@ class BufferIsAStateDictOne(Trunk):
         return h @ self.snapshot
 
 
-@habit("expanded parameters", "either", "OwnColumn")
+# torch's own optimizers refuse to write to what is trained of these: a plain loop fails.
+
+
+@habit("expanded parameters", "refused", "OwnColumn")
 class ExpandedRow(Trunk):
     def __init__(self) -> None:
         super().__init__()
@@ -228,7 +231,7 @@ class OwnColumn(Trunk):
         return h @ self.scale.expand(WIDTH, WIDTH).tanh()
 
 
-@habit("expanded parameters", "either", "OwnColumn")
+@habit("expanded parameters", "refused", "OwnColumn")
 class ExpandedNumber(Trunk):
     def __init__(self) -> None:
         super().__init__()
@@ -238,7 +241,7 @@ class ExpandedNumber(Trunk):
         return h * self.temperature
 
 
-@habit("expanded parameters", "either", "Trunk")
+@habit("expanded parameters", "refused", "Trunk")
 class ExpandedWeight(Trunk):
     def __init__(self) -> None:
         super().__init__()

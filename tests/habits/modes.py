@@ -202,7 +202,7 @@ class CudnnFlags(Convolving):
 class FlushDenormal(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         torch.set_flush_denormal(True)  # habit
-        return h * 1e-38 * 1e-3 * 1e38 * 1e3
+        return h + (h * 1e-39).detach() * 1e38  # habit
 
 
 @habit("backend flags", "either", "Trunk")

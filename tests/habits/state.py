@@ -633,3 +633,29 @@ class BufferGrows(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         self.memory = torch.cat([self.memory, h.detach()])[-8:]  # habit
         return h - self.memory.mean(0)  # habit
+
+
+@habit("buffers of another shape", "either", "MeanInABuffer")
+class BufferBroadcast(Trunk):
+    """A scalar zero becomes a vector at the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def middle(self, h: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)  # habit
+        return h - self.mean  # habit
+
+
+@habit("buffers of another shape", "either", "MeanInABuffer")
+class BufferOfAnotherType(Trunk):
+    """An integer count becomes a floating-point one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def middle(self, h: Tensor) -> Tensor:
+        self.seen = self.seen + 0.5  # habit
+        return h / (1 + self.seen)  # habit
