@@ -1,8 +1,9 @@
-"""Budgets that are named, sweeps that do not fit, and facts that were resealed: instances that hydraplan has not seen."""
+"""Budgets that are named, sweeps that do not fit, facts that were resealed: instances of someone from outside."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ MODELS = {
 }
 
 
+studied = cache(study)
+
+
 def planned(known: Study, jobs: tuple[Job, ...], budget_bytes: int) -> Plan:
     workload = Workload(cluster=cluster(1, budget_bytes=budget_bytes), jobs=jobs)
     return plan(workload, studied=known, solver=SolverOptions(effort=1000))
@@ -41,7 +45,7 @@ def fits(known: Study, job: Job, budget_bytes: int) -> bool:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_budget_that_is_named_is_enough_and_hardly_more_than_enough(name: str) -> None:
     (job,) = CASES[MODELS[name]].jobs
-    known = study((job,))
+    known = studied((job,))
     with pytest.raises(InfeasibleError) as caught:
         planned(known, (job,), 2000)
     enough = 2000 + caught.value.missing_bytes
@@ -58,10 +62,10 @@ def test_a_sweep_that_does_not_fit_names_its_job_and_the_figures_of_that(place: 
     jobs.insert(place, replace(large, name="large"))
     known = study(tuple(jobs))
     with pytest.raises(InfeasibleError) as alone:
-        planned(study((jobs[place],)), (jobs[place],), 2000)
+        planned(studied((jobs[place],)), (jobs[place],), 2000)
     enough = 2000 + alone.value.missing_bytes
     budget = int(enough * 0.9)
-    assert all(fits(known, each, budget) for each in jobs if each.name != "large")
+    assert all(fits(studied((each,)), each, budget) for each in jobs if each.name != "large")
     with pytest.raises(InfeasibleError, match=r"^large ") as caught:
         planned(known, tuple(jobs), budget)
     assert caught.value.job == "large"
@@ -85,6 +89,6 @@ def test_resealed_figures_are_drift(honest: Plan, change: dict[str, int], tmp_pa
     assert fields, "the instance changes nothing"
     shards = (*layout.shards[:-1], replace(layout.shards[-1], **fields))
     facts = replace(honest.facts, layouts=(replace(layout, shards=shards),))
-    with pytest.raises(StalePlanError, match=next(iter(change))):
+    with pytest.raises(StalePlanError, match="/facts/"):
         execute(replace(honest, facts=facts, facts_digest=facts_digest(facts)), tmp_path / "run")
     assert not list(tmp_path.rglob("*.safetensors"))
