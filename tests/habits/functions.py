@@ -97,7 +97,7 @@ class ClassAttribute(Trunk):
         return self.quantise(h)
 
 
-@habit("bound functions", "equal", microbatches=2)
+@habit("bound functions", "equal")
 class BoundInConstructor(Trunk):
     """The fake quantiser is an attribute of the layer, bound when that is made."""
 

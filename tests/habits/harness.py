@@ -104,6 +104,7 @@ class Case:
     data: str = "habits.harness:Rows"
     loss: str | None = "habits.harness:classify"
     microbatches: int = 1
+    """2 only where each parameter is read at one place: hydraplan sums by place first, which no plain loop can."""
     seeds: tuple[int, ...] = (5,)
     optimizer: str = "AdamW"
     cuts: int = 3

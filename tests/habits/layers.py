@@ -302,7 +302,7 @@ class HalfForAttention(Trunk):
         return made.float().transpose(1, 2).reshape(-1, WIDTH)
 
 
-@habit("autocast inside", "either", "InBfloat16", microbatches=2)
+@habit("autocast inside", "either", "InBfloat16")
 class Bfloat16Inside(Trunk):
     """With autocast's cache of cast weights; the layer is used twice."""
 

@@ -280,7 +280,7 @@ def packed(value: Tensor) -> Tensor:
     return value.to(torch.bfloat16)
 
 
-@habit("saved tensors", "either", "Trunk", microbatches=2)
+@habit("saved tensors", "either", "Trunk")
 class CompressedActivations(Trunk):
     """Saves activations in half the bits: other gradients than without."""
 

@@ -446,7 +446,7 @@ class NormalisedWeight(Trunk):
         return F.linear(h, F.normalize(self.hidden.weight, dim=1))
 
 
-@habit("data written", "either", "NormalisedWeight", microbatches=2)
+@habit("data written", "either", "NormalisedWeight")
 class DataAssigned(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         self.hidden.weight.data = F.normalize(self.hidden.weight.data, dim=1)  # habit
