@@ -3,7 +3,8 @@
 Written by someone who has not seen how hydraplan deals with them. A row is a model class (or a factory, or a data set)
 in a module of its kind; `harness.check` is the verdict. All rows of a kind, or one:
 
-    python -m pytest -n 0 tests/habits -k caches
+    python -m pytest -n 0 tests/habits -k caches                      # its first three instances, as in make test
+    python -m pytest -n 0 tests/habits -k caches -m 'long or not long'  # all of them; the others are in make test-long
     python -m pytest -n 0 tests/habits -k RotaryCache
 
 | module | kinds |
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,12 +65,15 @@ def one_thread() -> Iterator[None]:
 
 
 def rows() -> list[object]:
-    return [
-        pytest.param(
-            key, id=key.replace(" ", "_"), marks=[pytest.mark.xfail(reason=KNOWN[key])] if key in KNOWN else []
-        )
-        for key in CASES
-    ]
+    """The first three instances of each kind; the others take long, all together."""
+    made, seen = [], Counter[str]()
+    for key, case in CASES.items():
+        seen[case.kind] += 1
+        marks: list[pytest.MarkDecorator] = [pytest.mark.long] if seen[case.kind] > 3 else []
+        if key in KNOWN:
+            marks.append(pytest.mark.xfail(reason=KNOWN[key]))
+        made.append(pytest.param(key, id=key.replace(" ", "_"), marks=marks))
+    return made
 
 
 @pytest.mark.parametrize("key", rows())
