@@ -359,8 +359,11 @@ def verdict(case: Case) -> None:
         assert case.expect != "refused", "planned, but it cannot be right"
         return trains_equal(case, made)
     assert case.expect != "equal", f"REFUSED: {message}"
+    if case.kind == "data that differ":  # no line of it is wrong by itself: the data set and the item are named
+        assert re.search(rf"{case.data}: item \d+ .*\bx\b", message), message
     places = {(file, int(line)) for file, line in re.findall(r"([\w.]+\.py):(\d+)", message)}
-    assert places & habit_lines(case), f"the refusal does not name {sorted(habit_lines(case))}: {message}"
+    found = case.kind == "data that differ" or places & habit_lines(case)
+    assert found, f"the refusal does not name {sorted(habit_lines(case))}: {message}"
     assert re.search(r"; \w+", message), f"the refusal has no remedy: {message}"
     assert re.search(case.says, message), f"the refusal does not say {case.says!r}: {message}"
     mended = case.mended

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from habits import language, layers  # noqa: F401 - enter their rows
 from habits.harness import CASES, Case
+from habits.known import known
 from support.whole import cluster
 
 from hydraplan.planner import SolverOptions, plan
@@ -42,7 +43,7 @@ def fits(known: Study, job: Job, budget_bytes: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=known(f"budget-{each}")) for each in MODELS])
 def test_the_budget_that_is_named_is_enough_and_hardly_more_than_enough(name: str) -> None:
     (job,) = CASES[MODELS[name]].jobs
     known = studied((job,))
@@ -81,7 +82,13 @@ def honest() -> Plan:
     return planned(study(case.jobs), case.jobs, 1 << 30)
 
 
-@pytest.mark.parametrize("change", [{each: 0} for each in FIGURES] + [{"kept_bytes": 256}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({name: value}, marks=known(f"resealed-{name}-{value}"), id=f"{name}-{value}")
+        for name, value in [*((each, 0) for each in FIGURES), ("kept_bytes", 256)]
+    ],
+)
 def test_resealed_figures_are_drift(honest: Plan, change: dict[str, int], tmp_path: Path) -> None:
     """Facts with a figure that is not the derived one, sealed again: refused before anything runs."""
     layout = honest.facts.layouts[0]

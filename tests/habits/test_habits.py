@@ -46,14 +46,12 @@ from habits import (  # noqa: F401 - each enters its rows
     state,
 )
 from habits.harness import CASES, check
+from habits.known import known
 from support.whole import cluster
 
 from hydraplan.planner import SolverOptions, plan
 from hydraplan.planner.frontend.users.data import open_data
 from hydraplan.plans.language.workload import Job, Target, Workload
-
-KNOWN: dict[str, str] = {}
-"""Row -> what is not right with it yet."""
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +68,7 @@ def rows() -> list[object]:
     for key, case in CASES.items():
         seen[case.kind] += 1
         marks: list[pytest.MarkDecorator] = [pytest.mark.long] if seen[case.kind] > 3 else []
-        if key in KNOWN:
-            marks.append(pytest.mark.xfail(reason=KNOWN[key]))
+        marks += known(key)
         made.append(pytest.param(key, id=key.replace(" ", "_"), marks=marks))
     return made
 
@@ -85,7 +82,6 @@ def test_right_bits_or_a_refusal(key: str) -> None:
 def test_every_kind_has_three_instances() -> None:
     kinds = [case.kind for case in CASES.values()]
     assert not {kind for kind in kinds if kinds.count(kind) < 3}
-    assert KNOWN.keys() <= CASES.keys()
 
 
 # -- augmentation by epoch ------------------------------------------------------------------------------
@@ -117,7 +113,7 @@ def measured() -> dict[str, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures by /proc")
-@pytest.mark.parametrize("name", scratch.LAYERS)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=known(f"scratch-{each}")) for each in scratch.LAYERS])
 def test_scratch_memory_of_a_kernel_is_planned(name: str, measured: dict[str, int]) -> None:
     arguments = (("name", name),)
     job = Job(
