@@ -66,7 +66,7 @@ class ProjectedLSTM(Trunk):
         return self.back(self.rnn(series(h).transpose(0, 1), state)[1][0][0])
 
 
-@habit("recurrent", "equal", budget_bytes=500_000)
+@habit("recurrent", "equal", budget_bytes=700_000)
 class LSTMInABudget(StackedLSTM):
     pass
 
