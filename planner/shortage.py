@@ -97,7 +97,8 @@ def refusal_of(workload: Workload, short: Sequence[tuple[Job, Need]]) -> Infeasi
     refusals = [_refusal(job, need, device) for job, need in short]
     first = refusals[0]
     others = [job.name for job, _ in short[1:]]
-    also = f"; {', '.join(others)} do not fit either" if others else ""
+    verb = "does" if len(others) == 1 else "do"
+    also = f"; {', '.join(others)} {verb} not fit either" if others else ""
     told = InfeasibleError(
         f"{first}{also}", device=first.device, missing_bytes=first.missing_bytes, job=first.job, largest=first.largest
     )

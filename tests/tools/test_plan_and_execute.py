@@ -38,6 +38,19 @@ batch_size = 4
 NOTICE = "data support.tinylm:talking: 26 items make 6 batches of 4; the last 2 of each epoch's order are dropped"
 
 
+def test_jobs_that_fit_no_device_are_left_out_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = WORKLOAD[WORKLOAD.index("[[jobs]]") :]
+    large = job.replace('"talks"', '"large"').replace("batch_size = 4", "batch_size = 24")
+    workload, plan = tmp_path / "w.toml", tmp_path / "plan.json"
+    workload.write_text(WORKLOAD.replace("1MiB", "32KiB") + large)
+    assert main(["plan", str(workload), "-o", str(plan)]) == 3
+    assert "large fits no device" in capsys.readouterr().err and not plan.exists()
+    assert main(["plan", str(workload), "-o", str(plan), "--skip-infeasible", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["jobs"] == ["talks"]
+    assert [line for line in found["notices"] if line.startswith("left out: large fits no device: cpu has 32.0 KiB")]
+
+
 def test_stdout_is_one_json_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever the user's data set prints."""
 
