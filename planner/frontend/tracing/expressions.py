@@ -11,8 +11,10 @@ next forward is the same expression there, as long as nothing in it changes from
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +83,7 @@ class Expressions(TorchFunctionMode):
         self._chain = 0
         self._parameters: dict[int, str] = {}
         """Storage -> the parameter that lies in it."""
+        self._buffers: set[int] = set()
         self.calls: list[int] = []
         """The calls of a run, one after another."""
         self.stop_at: int | None = None
@@ -113,6 +116,11 @@ class Expressions(TorchFunctionMode):
             of = any(changing[other] for other in each.of if isinstance(other, _Of))
             changing.append(each.changes or of or (not each.of and number in roots))
         return changing
+
+    def name_buffer(self, buffer: Tensor, name: str) -> None:
+        """A buffer, which a forward may write to."""
+        self.name(buffer, f"buffer {name}", changes=False)
+        self._buffers.add(buffer.untyped_storage()._cdata)
 
     def name_parameter(self, parameter: Tensor, name: str) -> None:
         """A parameter, which nothing may write to."""
@@ -151,6 +159,12 @@ class Expressions(TorchFunctionMode):
     ) -> None:
         """A call of a function: `tensors` are those in `given`, `before` their expressions, `wrote` what it wrote."""
         short = name.rpartition(".")[2]
+        if any(each.untyped_storage()._cdata in self._buffers for each in wrote) and _in_checkpoint():
+            raise UntraceableError(
+                f"the forward updates a buffer inside of torch's checkpoint (by {name}), which a plain loop does "
+                "once more in its backward",
+                "leave the layer that has the buffer out of the checkpoint: what is computed again the plan decides",
+            )
         if short in _NORMS:
             wrote = [*wrote, *tensors[1:3]]
         numbers = {id(each): number for each, number in zip(tensors, before, strict=True)}
@@ -235,6 +249,14 @@ def _autocast() -> tuple[bool, torch.dtype]:
 
 
 autocast_state = _autocast
+
+
+def _in_checkpoint() -> bool:
+    """Whether torch's activation checkpointing is among the callers."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _version(tensor: Tensor) -> int | None:

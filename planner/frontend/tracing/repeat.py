@@ -216,7 +216,7 @@ def _expressions_of(run: _Run, before: Snapshot) -> Expressions:
 
 def _name(expressions: Expressions, run: _Run) -> None:
     for name, tensor in run.module.model.named_buffers():
-        expressions.name(tensor, f"buffer {name}", changes=False)
+        expressions.name_buffer(tensor, name)
     for name, tensor in run.module.model.named_parameters():
         expressions.name_parameter(tensor, name)
     for name, value in run.batch.items():

@@ -95,6 +95,11 @@ REFUSED = {
     "denormals left": ("flushing of denormal numbers", FLAG, "self.second(h)"),
     "grad left": ("leaves grad mode off", FLAG, "set_grad_enabled(False)"),
 }
+TWICE = "leave the layer that has the buffer out of the checkpoint"
+REFUSED |= dict.fromkeys(
+    ("reentrant", "not reentrant", "not reentrant last", "norm twice in one", "nested, reentrant"),
+    ("inside of torch's checkpoint", TWICE, "net.norm("),
+)
 EQUAL = (
     *("mask_kept", "map_kept", "shape_kept", "losses_kept"),
     *("annealed_in_a_buffer", "averaged_in_a_buffer", "normalised_weight", "noise_of_the_constructor"),
