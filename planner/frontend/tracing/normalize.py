@@ -19,6 +19,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,10 +45,13 @@ from hydraplan.planner.frontend.tracing.operators import (
 )
 from hydraplan.planner.frontend.tracing.refusals import CONVERT, because, where
 from hydraplan.planner.frontend.tracing.traced import Context, Placeholder, Source
+from hydraplan.planner.frontend.tracing.unsuited import refuse_unsuited
 from hydraplan.planner.frontend.users.usercode import RAISED
 from hydraplan.plans.language.errors import TraceError
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+TORCH = str(Path(torch.__file__).parent)
+"""Where torch's own lines are: those of a user's say more."""
 FUNCTORCH = ("torch._functorch", "torch._C._functorch")
 """Modules of functions that begin and end a transformation, and are nodes of a graph."""
 
@@ -60,6 +64,7 @@ def normalize(graph: Graph, placeholders: Mapping[str, Placeholder], prefix: str
     """
     flat = _Flattening(placeholders, prefix).run(graph)
     refuse_unknown_sizes(flat)
+    refuse_unsuited(flat)
     settle_assignments(flat, placeholders)
     refuse_updates(flat, placeholders)
     functionalize(flat, placeholders)
@@ -146,7 +151,8 @@ def source_of(node: Node, prefix: str) -> Source:
         path = each[0]
     path = path.removeprefix(prefix).removeprefix(".")
     frames = [each for each in FRAME.findall(node.meta.get("stack_trace") or "") if not each[0].startswith("<")]
-    return Source(module=path, location=":".join(frames[-1]) if frames else "")
+    users = [each for each in frames if not each[0].startswith(TORCH)]
+    return Source(module=path, location=":".join((users or frames)[-1]) if frames else "")
 
 
 def refuse_unknown_sizes(graph: Graph) -> None:

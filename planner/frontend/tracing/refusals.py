@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from traceback import walk_tb
+
 from hydraplan.planner.frontend.tracing.traced import Source
 from hydraplan.planner.frontend.users.usercode import said
 
@@ -46,6 +48,11 @@ def first_line(error: BaseException) -> str:
 
 def _remedy(error: BaseException) -> str:
     kind = type(error).__name__
+    if any(
+        str(frame.f_globals.get("__name__")).startswith("torch.distributions")
+        for frame, _ in walk_tb(error.__traceback__)
+    ):
+        return "a distribution looks at the values of its arguments: make it with validate_args=False"
     if "DataDependent" in kind or "DynamicOutputShape" in kind or "data-dependent" in str(error).lower():
         return (
             "the line depends on values of tensors (`if` on a tensor, .item(), nonzero, boolean indexing): "
