@@ -19,7 +19,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,8 +49,6 @@ from hydraplan.planner.frontend.users.usercode import RAISED
 from hydraplan.plans.language.errors import TraceError
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-TORCH = str(Path(torch.__file__).parent)
-"""Where torch's own lines are: those of a user's say more."""
 FUNCTORCH = ("torch._functorch", "torch._C._functorch")
 """Modules of functions that begin and end a transformation, and are nodes of a graph."""
 
@@ -151,8 +148,7 @@ def source_of(node: Node, prefix: str) -> Source:
         path = each[0]
     path = path.removeprefix(prefix).removeprefix(".")
     frames = [each for each in FRAME.findall(node.meta.get("stack_trace") or "") if not each[0].startswith("<")]
-    users = [each for each in frames if not each[0].startswith(TORCH)]
-    return Source(module=path, location=":".join((users or frames)[-1]) if frames else "")
+    return Source(module=path, location=":".join(frames[-1]) if frames else "")
 
 
 def refuse_unknown_sizes(graph: Graph) -> None:

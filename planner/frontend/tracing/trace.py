@@ -43,6 +43,7 @@ from hydraplan.planner.frontend.tracing.normalize import normalize, source_of, u
 from hydraplan.planner.frontend.tracing.operators import base_name
 from hydraplan.planner.frontend.tracing.refusals import because, where
 from hydraplan.planner.frontend.tracing.repeat import refuse_unrepeatable
+from hydraplan.planner.frontend.tracing.stacks import users_lines
 from hydraplan.planner.frontend.tracing.traced import Placeholder, Role, Source, TracedGraph
 from hydraplan.planner.frontend.tracing.unnoticed import unnoticed
 from hydraplan.planner.frontend.users.lengths import examples
@@ -166,7 +167,7 @@ def _example(module: Loss, batch: Mapping[str, Tensor]) -> tuple[FakeTensorMode,
 
 
 def _exported(module: Loss, example: dict[str, Tensor], mode: FakeTensorMode) -> ExportedProgram:
-    with quiet(), mode, modes_as_nodes(), recorded(), written_back(module), generators_refused():
+    with quiet(), mode, modes_as_nodes(), recorded(), written_back(module), generators_refused(), users_lines():
         return torch.export.export(module, (example,), strict=False)
 
 

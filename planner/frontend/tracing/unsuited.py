@@ -29,17 +29,17 @@ def refuse_unsuited(graph: Graph) -> None:
 def _told(node: Node) -> str | None:
     name = base_name(node)
     if name in SPARSE and argument(node, "sparse"):
-        return "the gradient of this embedding is sparse, which no arena holds: make it with sparse=False"
+        return "the gradient of this embedding is sparse, which no arena holds; make it with sparse=False"
     if name == "embedding_renorm_":
         return (
-            "max_norm writes to the embedding's weights in the forward: leave it out, and scale what the embedding "
+            "max_norm writes to the embedding's weights in the forward; leave it out, and scale what the embedding "
             "gives (h * (max_norm / h.norm(dim=-1, keepdim=True)).clamp(max=1))"
         )
     if name in UNPOOLING:
-        return f"{name} has no deterministic form, so that no run could be repeated: interpolate, or use ConvTranspose"
+        return f"{name} has no deterministic form, so that no run could be repeated; interpolate, or use ConvTranspose"
     if name in PUT and not argument(node, "accumulate"):
         return (
-            f"{name} without accumulate has no deterministic form, so that no run could be repeated: "
+            f"{name} without accumulate has no deterministic form, so that no run could be repeated; "
             "use scatter, index_copy or torch.where"
         )
     return None
