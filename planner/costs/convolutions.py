@@ -72,6 +72,8 @@ def convolution_bytes(
     if "Slow" in backend:
         parts = total_bytes([source, target, weight]) if groups > 1 else 0
         return max(2, int(source.shape[0])) * column + parts + copies + total_bytes([weight, target]) + SMALL_BYTES
+    if not transposed and source.itemsize == 4 and groups == 1 and _channels_last(source) and _channels_last(target):
+        return 2 * _blocked_weight(weight, groups) + 8 * SMALL_BYTES  # oneDNN takes both as they lie
     thin = source.itemsize < 4 or any(each.shape[1] // groups % CHANNEL_BLOCK for each in (source, target))
     plain = window > 1 and not transposed and source.shape[1] in PLAIN_CHANNELS and not target.shape[1] % CHANNEL_BLOCK
     inner, outer = dense_bytes(source) if plain else _blocked(source), _blocked(target)
@@ -94,6 +96,11 @@ def convolution_bytes(
     else:
         sides = max(inner + outer - dense_bytes(target), outer)
     return sides + packed + own + copies + 8 * SMALL_BYTES
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    return form is not None and tensor.is_contiguous(memory_format=form) and not tensor.is_contiguous()
 
 
 def _blocked(tensor: Tensor) -> int:

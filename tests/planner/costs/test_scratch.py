@@ -94,6 +94,16 @@ def test_convolutions_allocate_no_more_than_planned(name: str) -> None:
     assert max(taken for _, taken, _ in own) > 10_000, "the count sees oneDNN's own"
 
 
+@pytest.mark.parametrize(("channels", "made"), [(3, 8), (16, 16), (33, 65), (64, 64)])
+def test_channels_last_is_not_counted_as_copied(channels: int, made: int) -> None:
+    module = nn.Conv2d(channels, made, 3, padding=1).to(memory_format=torch.channels_last)
+    found = real(lambda x: module(x.contiguous(memory_format=torch.channels_last)), (4, channels, 24, 24)).found
+    own = [each for each in found if each[0].startswith("aten.convolution")]
+    assert len(own) == 2 and [each for each in found if each[1] > each[2] + SLACK_BYTES] == []
+    weights = 2 * 4 * 9 * (-(-channels // 16) * 16) * (-(-made // 16) * 16)
+    assert all(planned <= weights + 40_000 for _, _, planned in own)
+
+
 OPERATORS: Mapping[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "matrix product of scattered rows": (lambda a, b: a[::2, ::2] @ b[::2, ::2], ((200, 200), (200, 200))),
     "batched product of scattered rows": (lambda a, b: torch.bmm(a[:, ::2, ::2], b[:, ::2, ::2]), ((3, 80, 80),) * 2),
