@@ -64,8 +64,9 @@ MOST_DIVIDED = 10_000
 TOP_LEVEL = ("cluster", "jobs")
 
 
-def load(path: Path) -> Workload:
+def load(path: Path | str) -> Workload:
     """Read a workload file. Raises WorkloadError with every mistake that was found."""
+    path = Path(path)
     try:
         text = read_bounded(path, MOST_WORKLOAD_BYTES)
     except OSError as error:
