@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def attended(h: Tensor) -> Tensor:
-    split = h.view(1, -1, 4, 8).transpose(1, 2)
+    # The first operators that run under a kernel's flags: habit lines too.
+    split = h.view(1, -1, 4, 8).transpose(1, 2)  # habit: FlashSwitchedOff MathKernelStatement MathKernelDecorator
     return F.scaled_dot_product_attention(split, split, split).transpose(1, 2).reshape(-1, WIDTH)
 
 
@@ -170,7 +171,7 @@ class Convolving(Trunk):
         self.conv = nn.Conv1d(1, 1, 5, padding=2)
 
     def middle(self, h: Tensor) -> Tensor:
-        return self.conv(h[:, None])[:, 0]
+        return self.conv(h[:, None])[:, 0]  # habit: MkldnnFlags MkldnnAssigned CudnnFlags
 
 
 @habit("backend flags", "either", "Convolving")
@@ -270,7 +271,7 @@ class DeviceContext(Trunk):
 class ThreadsSet(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         torch.set_num_threads(2)  # habit
-        return torch.tanh(self.hidden(h))
+        return torch.tanh(self.hidden(h))  # habit
 
 
 # -- hooks on saved tensors -----------------------------------------------------------------------------
@@ -333,7 +334,7 @@ class NoiseAsBuffer(Trunk):
 class ManualSeed(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         torch.manual_seed(3)  # habit
-        return h + torch.randn(WIDTH)
+        return h + torch.randn(WIDTH)  # habit
 
 
 @habit("seeds in forwards", "either", "NoiseAsBuffer")
@@ -377,4 +378,4 @@ class GeneratorOfTheModel(Trunk):
 class DefaultGenerator(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         torch.default_generator.manual_seed(3)  # habit
-        return h + torch.randn(WIDTH)
+        return h + torch.randn(WIDTH)  # habit

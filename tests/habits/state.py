@@ -272,7 +272,7 @@ class PowerIteration(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         weight = self.hidden.weight
         with torch.no_grad():
-            v = F.normalize(weight.T @ self.u, dim=0)
+            v = F.normalize(weight.T @ self.u, dim=0)  # habit
             self.u = F.normalize(weight @ v, dim=0)  # habit
         return F.linear(h, weight / (self.u @ weight @ v))  # habit
 
