@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 def attended(h: Tensor) -> Tensor:
     # The first operators that run under a kernel's flags: habit lines too.
-    split = h.view(1, -1, 4, 8).transpose(1, 2)  # habit: FlashSwitchedOff MathKernelStatement MathKernelDecorator
+    split = h.view(1, -1, 4, 8).transpose(1, 2)  # habit: FlashSwitchedOff KernelOfASubmodule
     return F.scaled_dot_product_attention(split, split, split).transpose(1, 2).reshape(-1, WIDTH)
 
 
@@ -217,7 +217,7 @@ class AnomalyDetection(Trunk):
 class MatmulPrecision(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         torch.set_float32_matmul_precision("medium")  # habit
-        return torch.tanh(self.hidden(h))
+        return torch.tanh(self.hidden(h))  # habit
 
 
 @habit("matmul precision", "either", "Trunk")

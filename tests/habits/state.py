@@ -542,14 +542,6 @@ class LayerMadeInTheForward(Trunk):
 
 
 @habit("made in the forward", "refused", "TwoLayers")
-class LayerOfEachCall(Trunk):
-    """A projection that is made anew: untrained noise."""
-
-    def middle(self, h: Tensor) -> Tensor:
-        return h + nn.Linear(WIDTH, WIDTH)(h)  # habit
-
-
-@habit("made in the forward", "refused", "TwoLayers")
 class ParameterMadeInTheForward(Trunk):
     def middle(self, h: Tensor) -> Tensor:
         if "scale" not in self._parameters:
@@ -570,6 +562,14 @@ class ModuleListGrows(Trunk):
             h = torch.tanh(layer(h))  # habit
         self.grown.append(nn.Linear(WIDTH, WIDTH))  # habit
         return h
+
+
+@habit("made in the forward", "either", "TwoLayers")
+class LayerOfEachCall(Trunk):
+    """A norm that is made anew at each call: the same numbers each time, and nothing of it is trained."""
+
+    def middle(self, h: Tensor) -> Tensor:
+        return nn.LayerNorm(WIDTH)(h)  # habit
 
 
 @habit("buffers that were None", "either", "MeanInABuffer")
