@@ -57,7 +57,7 @@ def test_the_budget_that_is_named_is_enough_and_hardly_more_than_enough(name: st
 
 @pytest.mark.parametrize("place", range(3))
 def test_a_sweep_that_does_not_fit_names_its_job_and_the_figures_of_that(place: int) -> None:
-    (small,) = CASES["extra state-ExtraOfTheRoot"].jobs
+    (small,) = CASES[MODELS["copies"]].jobs
     (large,) = CASES[MODELS["bert"]].jobs
     jobs = [replace(small, name=f"small{number}", seed=number) for number in range(2)]
     jobs.insert(place, replace(large, name="large"))
