@@ -12,6 +12,7 @@ So whatever a module or class kept meanwhile that holds a fake tensor is as it w
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -81,10 +82,10 @@ def _cleared_if_grown(cache: Any) -> Callable[[], None]:
 
 
 def _restored(container: Any) -> Callable[[], None]:
-    content = list(container) if isinstance(container, (list, set)) else dict(container)
+    content: Any = list(container) if isinstance(container, (list, set)) else dict(container)
 
     def restore() -> None:
-        if not _holds_fake(container):
+        if _is_as_it_was(container, content) or not _holds_fake(container):
             return
         container.clear()
         if isinstance(container, list):
@@ -93,6 +94,14 @@ def _restored(container: Any) -> Callable[[], None]:
             container.update(content)
 
     return restore
+
+
+def _is_as_it_was(container: Any, content: Any) -> bool:
+    """Whether it holds the same objects in the same order."""
+    if len(container) != len(content):
+        return False
+    now, then = (each.values() if isinstance(each, dict) else each for each in (container, content))
+    return all(map(operator.is_, list(now), then))
 
 
 def _holds_fake(value: object, depth: int = _DEPTH) -> bool:
