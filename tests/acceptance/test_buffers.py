@@ -16,7 +16,7 @@ from hydraplan.plans.language.workload import Job, Workload
 
 MICROBATCHES = 4
 DRAWN_PLANS = 8
-BUDGETS = (40_000, 60_000, 1 << 20)
+BUDGETS = (48_000, 60_000, 1 << 20)
 
 
 def statistics() -> Job:
