@@ -227,10 +227,8 @@ def test_a_layer_larger_than_the_device_is_cut_inside(tmp_path: Path, monkeypatc
         planned(job, budget)
 
 
-def test_a_tensor_larger_than_the_device_is_named_and_so_is_a_budget_that_will_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    job = Case(model=hardmodels.Huge, inputs=("left",), naive=naive.a_layer_is_its_largest_tensor).job
+def test_a_tensor_larger_than_the_device_is_named_and_so_is_a_budget_that_will_do() -> None:
+    job = Case(model=hardmodels.Huge, inputs=("left",), naive=naive.cuts_between_modules).job
     budget = hardmodels.Huge().huge.weight.numel() * 4 - 1
 
     def missing(budget: int) -> int:
@@ -240,5 +238,4 @@ def test_a_tensor_larger_than_the_device_is_named_and_so_is_a_budget_that_will_d
 
     enough = budget + missing(budget)
     assert planned(job, enough).predictions.devices[0].peak_bytes <= enough
-    naive.a_layer_is_its_largest_tensor(monkeypatch)
-    assert missing(budget + missing(budget)) > 0
+    assert missing(enough - enough // 50) > 0

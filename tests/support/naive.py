@@ -14,8 +14,6 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.fx import Node
 
-from hydraplan.planner import pipeline
-from hydraplan.planner.cutting.partition import Problem
 from hydraplan.planner.frontend.shards import cell, sharded, slices
 from hydraplan.planner.frontend.shards.build import Known
 from hydraplan.planner.frontend.shards.gradients import GradientFlow
@@ -301,15 +299,3 @@ def cuts_between_modules(patch: Patch) -> None:
         return tuple(each for each in real(nodes, *rest) if layers[each] != layers[each - 1])
 
     patch.setattr(trace, "cut_positions", positions)
-
-
-def a_layer_is_its_largest_tensor(patch: Patch) -> None:
-    """What does not fit is short of the bytes of one tensor: no gradient of it, no values, no second buffer."""
-    real = Problem.smallest_budget
-
-    def budget(self: Problem) -> tuple[int, int, int]:
-        _, begin, end = real(self)
-        return self.sums.largest_tensor(begin, end)[1], begin, end
-
-    patch.setattr(Problem, "smallest_budget", budget)
-    patch.setattr(pipeline, "_fits_alone", lambda *_: True)

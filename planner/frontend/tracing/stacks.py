@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch.fx.proxy import TracerBase
 
-from hydraplan import planner
 from hydraplan.planner.frontend.models import model
 
 _OTHERS = (
-    *(f"{Path(str(package.__file__)).parent}/" for package in (torch, planner)),
+    f"{Path(str(torch.__file__)).parent}/",
+    f"{Path(str(model.__file__)).parents[2]}/",  # planner
     str(contextlib.__file__),
     str(functools.__file__),
 )

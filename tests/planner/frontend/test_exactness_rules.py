@@ -88,6 +88,7 @@ def test_rule_2_untied_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Placeholders of one tied weight that are not merged become two weights, trained apart."""
     real = trace.canonical_names
     monkeypatch.setattr(trace, "canonical_names", lambda model: {name: name for name in real(model)})
+    monkeypatch.setattr(trace, "shared_memory", lambda tensors, precision: {})  # nor are they known by their storage
     job = job_of("support.models:TiedByTwoNames", {}, loss="support.models:squared_error")
     untied = build(job, batch_for(job))
     monkeypatch.undo()
