@@ -19,7 +19,8 @@ def numerics(threads: int) -> Iterator[None]:
     """A job's threads and deterministic algorithms, in grad mode; afterwards these and the random states of torch,
     numpy and Python are as they were."""
     before, states = torch.get_num_threads(), (random.getstate(), numpy.random.get_state())
-    with torch.random.fork_rng(devices=[]), deterministic(), torch.enable_grad(), quiet():
+    eager = torch.compiler.set_stance("force_eager")  # parts that are compiled train as they are written
+    with torch.random.fork_rng(devices=[]), deterministic(), torch.enable_grad(), quiet(), eager:
         torch.set_num_threads(threads)
         try:
             yield
