@@ -28,10 +28,11 @@ HERE = int(os.environ.setdefault("SIDE_BY_SIDE", str(os.getpid())))
 
 
 class Reads(Skips):
-    """Cannot be traced: it reads a value."""
+    """Cannot be traced: it reads a value that training changes."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return super().forward(tokens) * (2.0 if tokens.sum() > 0 else 1.0)
+        value = super().forward(tokens)
+        return value * (2.0 if value.sum() > 0 else 1.0)
 
 
 class OnlyHere(Skips):
