@@ -100,7 +100,7 @@ def test_a_second_interrupt_leaves_an_engine_that_hangs(tmp_path: Path, expected
 
 
 def test_nothing_is_left_where_nothing_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         assert strict_json(tmp_path / "run" / "record.json")["status"] == "preparing"
         raise Broken
 
@@ -112,7 +112,7 @@ def test_nothing_is_left_where_nothing_was_trained(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(12, "no 4.0 GiB"), RuntimeError("can't allocate memory: 9")])
 def test_memory_that_cannot_be_had_is_told(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(execution, "prepare", broken)
